@@ -1,4 +1,4 @@
-"""The two path helpers that inference needs, without what minigpt4.common.utils imports (pandas, iopath, torchvision)."""
+"""The two path helpers that inference needs, without the pandas, iopath and torchvision of minigpt4.common.utils."""
 
 import os
 from urllib.parse import urlparse

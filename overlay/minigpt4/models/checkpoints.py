@@ -4,7 +4,8 @@ Upstream loads with strict=False and drops the answer (minigpt4/models/base_mode
 wrong file is silent and the model answers nonsense.
 """
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 
 class IncompleteCheckpoint(RuntimeError):

@@ -4,8 +4,9 @@ torchvision has no build beside every torch that an NPU needs. Each class takes 
 minigpt4/processors/blip_processors.py:76-85 passes and gives the same bits as its torchvision namesake.
 """
 
+from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Compose:
 class Resize:
     """Resize a PIL picture to `size` = (height, width) pixels; the picture's shape is not kept."""
 
-    def __init__(self, size: Tuple[int, int], interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
+    def __init__(self, size: tuple[int, int], interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
         self.size = size
         self.interpolation = interpolation
 
