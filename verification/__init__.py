@@ -1,0 +1,1 @@
+"""The proof: is the patched MiniGPT-4 the model that it claims to be?"""
