@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import random
 
-VOCABULARY = 900  # 3 special tokens, 256 bytes, the rest learnt
+VOCABULARY = 700  # 3 special tokens, 256 bytes, the rest learnt; many more and BPE would run out of corpus
 
 SYSTEM = (
     "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
