@@ -40,9 +40,7 @@ def resolve_device(spec: DeviceSpec = "auto") -> torch.device:
         return _any_accelerator(0 if text == "auto" else int(text))
     match = _SPEC.fullmatch(text)
     if match is None:
-        raise ValueError(
-            f"{spec!r} is not a device: write auto, cpu, cuda:N, npu:N, or the accelerator's index N"
-        )
+        raise ValueError(f"{spec!r} is not a device: write auto, cpu, cuda:N, npu:N, or the accelerator's index N")
     if match["type"] == "cpu":
         return torch.device("cpu")
     index = int(match["index"] or 0)
@@ -61,6 +59,11 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "npu":
         torch.npu.synchronize(device)
+
+
+def own_dtype(device: torch.device) -> torch.autocast:
+    """Switch autocast off inside a `with`: a model runs in the dtype of its weights, whatever is wrapped around it."""
+    return torch.autocast(device_type=torch.device(device).type, enabled=False)
 
 
 def _any_accelerator(index: int) -> torch.device:

@@ -1,0 +1,213 @@
+"""From a prompt to tokens: greedy, sampling and beam search, with the answers of transformers 4.57.6."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from .device import own_dtype
+from .llama_beams import beam_search
+from .llama_sampling import ScoreShaper, Settings
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    input_ids: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    stopping_criteria: Any = None,
+    logits_processor: Any = None,
+    streamer: Any = None,
+    **options: Any,
+) -> Tensor:
+    """Continue each prompt; returns ids (B, T) int64, rows that ended early filled with the padding id.
+
+    Give input_ids (B, T), and the prompt is part of the result, or inputs_embeds (B, T, C), and it is not.
+    attention_mask (B, T): 0 for padding, which stands on the left; left out, it is found from pad_token_id.
+    stopping_criteria: callables (ids, scores) -> bool, or a (B,) bool tensor. streamer: as Hugging Face's; when
+    generation fails, the exception is left in `streamer.error` and the stream is ended, so that the thread that reads
+    it does not wait for ever. options: the fields of llama_sampling.Settings; what is left out comes from
+    generation_config.json.
+    """
+    try:
+        with own_dtype(model.device):
+            settings = Settings.for_call(model.config, model.generation_defaults, options)
+            prompt, embeds = _inputs(model, input_ids, inputs_embeds)
+            mask = _prompt_mask(prompt, embeds, attention_mask, settings)
+            max_length, min_length = _lengths(model.config, settings, prompt, embeds, options)
+            run = Run(model, embeds, mask, capacity=embeds.shape[1] + max_length - prompt.shape[1])
+            shape = ScoreShaper(settings, min_length, _as_list(logits_processor))
+            stop = Stop(max_length, settings.eos, _as_list(stopping_criteria))
+            if settings.num_beams == 1:
+                return _one_by_one(run, prompt, settings, shape, stop, streamer)
+            if streamer is not None:
+                raise ValueError("A streamer cannot show beam search: use num_beams=1.")
+            return beam_search(run, prompt, settings, shape, stop, max_length)
+    except BaseException as error:
+        _end_stream(streamer, error)
+        raise
+
+
+def _one_by_one(run: Run, ids: Tensor, settings: Settings, shape: ScoreShaper, stop: Stop, streamer: Any) -> Tensor:
+    """The best token (greedy) or a drawn one, until every sequence has stopped."""
+    going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    if streamer is not None:
+        streamer.put(ids.cpu())
+    logits = run.prefill()
+    while True:
+        scores = shape(ids, logits)
+        if settings.do_sample:
+            tokens = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+        else:
+            tokens = scores.argmax(dim=-1)
+        if settings.eos:
+            tokens = tokens.where(going, tokens.new_tensor(settings.pad))
+        ids = torch.cat((ids, tokens[:, None]), dim=1)
+        if streamer is not None:
+            streamer.put(tokens.cpu())
+        going &= ~stop(ids)
+        if not going.any():
+            break
+        logits = run.step(tokens)
+    if streamer is not None:
+        streamer.end()
+    return ids
+
+
+class Run:
+    """A prompt on its way through the decoder: its cache, its padding and its next positions."""
+
+    def __init__(self, model: Any, embeds: Tensor, mask: Tensor, capacity: int) -> None:
+        """embeds (B, T, C); mask (B, T) bool; capacity: tokens that the cache must hold in the end."""
+        self.model = model
+        self.embeds = embeds
+        self.capacity = capacity
+        self.positions = (mask.cumsum(1) - 1).clamp(min=0)
+        # All that follows the prompt is visible; without padding no mask is needed at all.
+        padded = not bool(mask.all())
+        self.mask = torch.nn.functional.pad(mask, (0, capacity - mask.shape[1]), value=True) if padded else None
+        self.cache = model.new_cache(len(embeds), capacity)
+
+    def prefill(self) -> Tensor:
+        """Read the whole prompt -> the scores (B, V) of the first new token, float32."""
+        logits = self._forward(self.embeds, self.positions)
+        if bool(logits.isnan().any()):
+            raise FloatingPointError(
+                f"The decoder gave NaN in {self.model.dtype}: a damaged weight file or image embedding, or an overflow "
+                "of float16. Run once with --device cpu (float32) to tell them apart."
+            )
+        self.positions = self.positions[:, -1:]
+        return logits
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append tokens (B,) -> the scores (B, V) of the ones that follow."""
+        self.positions = self.positions + 1
+        return self._forward(self.model.model.embed_tokens(tokens[:, None]), self.positions)
+
+    def branch(self, times: int) -> None:
+        """Go on as `times` copies of every sequence."""
+        self.cache.repeat(times)
+        self.positions = self.positions.repeat_interleave(times, dim=0)
+        if self.mask is not None:
+            self.mask = self.mask.repeat_interleave(times, dim=0)
+
+    def _forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        end = self.cache.length + x.shape[1]
+        mask = None if self.mask is None else self.mask[:, :end]
+        hidden = self.model.model(x, positions, mask, self.cache)
+        return self.model.logits(hidden[:, -1])
+
+
+class Stop:
+    """Which sequences have ended: by length, by an end id, or by a criterion of the caller's."""
+
+    def __init__(self, max_length: int, eos: list[int], criteria: Iterable[Callable]) -> None:
+        self.max_length = max_length
+        self.eos = eos
+        self.criteria = criteria
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> (B,) bool"""
+        ended = torch.full((len(ids),), ids.shape[1] >= self.max_length, device=ids.device)
+        if self.eos:
+            ended |= torch.isin(ids[:, -1], torch.tensor(self.eos, device=ids.device))
+        for criterion in self.criteria:
+            ended = ended | criterion(ids, None)
+        return ended
+
+
+def _inputs(model: Any, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[Tensor, Tensor]:
+    """-> the ids that the result begins with (none for embeddings), and the prompt's embeddings."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("Pass either input_ids or inputs_embeds to generate, and not both.")
+    given = input_ids if inputs_embeds is None else inputs_embeds
+    if given.dim() != (2 if inputs_embeds is None else 3) or given.shape[1] == 0:
+        raise ValueError(f"The prompt has shape {tuple(given.shape)}; expected (batch, tokens >= 1) and the width.")
+    given = given.to(model.device)
+    if inputs_embeds is None:
+        return given, model.model.embed_tokens(given)
+    return torch.zeros(len(given), 0, dtype=torch.long, device=given.device), given.to(model.dtype)
+
+
+def _prompt_mask(prompt: Tensor, embeds: Tensor, mask: Tensor | None, settings: Settings) -> Tensor:
+    """(B, T) bool. A padding id that also ends sequences says nothing about padding."""
+    if mask is not None:
+        if mask.shape != embeds.shape[:2]:
+            raise ValueError(f"attention_mask is {tuple(mask.shape)}, the prompt {tuple(embeds.shape[:2])}.")
+        return mask.to(embeds.device).bool()
+    pad = settings.pad_token_id
+    if prompt.shape[1] and pad is not None and pad not in settings.eos:
+        return prompt != pad
+    return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+
+
+def _lengths(config: Any, settings: Settings, prompt: Tensor, embeds: Tensor, options: dict) -> tuple[int, int]:
+    """-> (max_length, min_length) in ids of the result; a prompt of embeddings has no ids, but counts."""
+    start, context = prompt.shape[1], embeds.shape[1]
+    hidden = context - start
+    min_length = max(settings.min_length - hidden, 0)
+    if settings.min_new_tokens is not None:
+        min_length = start + settings.min_new_tokens
+    if settings.max_new_tokens is not None:
+        if options.get("max_length") is not None:
+            logging.warning("Both max_new_tokens and max_length are set; max_new_tokens takes precedence.")
+        max_length = start + settings.max_new_tokens
+    elif settings.max_length is not None:
+        max_length = settings.max_length - hidden
+    elif hidden:
+        raise ValueError("Say how long the answer may be: pass max_new_tokens (or max_length).")
+    else:
+        max_length = min(start + 20, config.max_position_embeddings)  # Hugging Face's default
+    if max_length <= start:
+        raise ValueError(f"The prompt already has {context} tokens: nothing may follow within the given length.")
+    if context >= config.max_position_embeddings:
+        raise ValueError(f"The prompt has {context} tokens; the model reads {config.max_position_embeddings} at most.")
+    if hidden + max_length > config.max_position_embeddings:
+        logging.warning(
+            "Prompt and answer may reach %d tokens; the model was trained on %d at most.",
+            hidden + max_length,
+            config.max_position_embeddings,
+        )
+    return max_length, min_length
+
+
+def _as_list(given: Any) -> list:
+    if given is None:
+        return []
+    return [given] if callable(given) and not isinstance(given, list) else list(given)
+
+
+def _end_stream(streamer: Any, error: BaseException) -> None:
+    if streamer is None:
+        return
+    streamer.error = error
+    try:
+        streamer.end()
+    except Exception:  # the streamer is what failed: drop the text that it holds, its reader must not wait
+        streamer.token_cache = []
+        streamer.end()

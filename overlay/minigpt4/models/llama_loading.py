@@ -1,0 +1,160 @@
+"""Read a Hugging Face Llama folder into the decoder: shard by shard, straight into place.
+
+The parameters are allocated once on the target device in the target dtype, and every tensor of a shard is copied
+into its parameter and dropped, so the peak is the weights plus one shard at the worst.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .device import resolve_device
+from .llama_config import LlamaConfig
+
+# Hugging Face's own order of preference.
+_WHOLE_AND_INDEX = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+
+
+class WeightsError(RuntimeError):
+    """The weights cannot be read, or are not those that config.json describes."""
+
+
+def load(model_class: Any, path: str | Path, torch_dtype: Any, device_map: Any) -> nn.Module:
+    """Build model_class(config) from the folder `path`; see LlamaForCausalLM.from_pretrained for the arguments.
+
+    Raises FileNotFoundError when the folder, config.json or a shard is absent, and WeightsError when a shard cannot
+    be read, a parameter is missing or unknown, or a shape differs. Every message names the file.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not a folder. Set llama_model in the model's YAML to the folder that holds config.json, "
+            "the weights and tokenizer.model."
+        )
+    config = LlamaConfig.from_folder(folder)
+    with torch.device("meta"):
+        model = model_class(config)
+    model = model.to(dtype=_dtype(torch_dtype, config)).to_empty(device=_device(device_map))
+    if config.tie_word_embeddings:  # to_empty gives each name memory of its own
+        model.lm_head.weight = model.model.embed_tokens.weight
+    _fill(model, folder)
+    model.generation_defaults = _generation_defaults(folder)
+    return model.eval()
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, folder: Path) -> None:
+    parameters = dict(model.named_parameters())
+    missing = set(parameters)
+    shards = _shards(folder)
+    for number, shard in enumerate(shards, start=1):
+        logging.info("Loading %s (%d of %d)", shard.name, number, len(shards))
+        for name, tensor in _tensors(shard):
+            if name.endswith("rotary_emb.inv_freq"):  # old files carry it; it follows from the configuration
+                continue
+            if name == "lm_head.weight" and name not in parameters:  # tied to embed_tokens
+                continue
+            parameter = parameters.get(name)
+            if parameter is None:
+                raise WeightsError(
+                    f"{shard} holds {name}, which the model of {model.config.source} does not have: the weights "
+                    "belong to another model or another config.json."
+                )
+            _check_shape(name, tensor, parameter, shard, model.config)
+            parameter.copy_(tensor)
+            missing.discard(name)
+    if missing:
+        names = sorted(missing)
+        raise WeightsError(
+            f"{folder}: the weights lack {len(names)} of {len(parameters)} parameters, first {', '.join(names[:3])}. "
+            "The download is incomplete, or config.json belongs to another model."
+        )
+
+
+def _check_shape(name: str, tensor: Tensor, parameter: Tensor, shard: Path, config: LlamaConfig) -> None:
+    if tensor.shape == parameter.shape:
+        return
+    text = f"{shard}: {name} is {tuple(tensor.shape)}, but {config.source} asks for {tuple(parameter.shape)}."
+    if name in ("model.embed_tokens.weight", "lm_head.weight") and tensor.shape[1:] == parameter.shape[1:]:
+        text += (
+            f" The vocabulary differs: the weights have {tensor.shape[0]} tokens, vocab_size is {config.vocab_size} "
+            "(Vicuna v0 has 32001, Llama-2 and Vicuna v1.x have 32000). Take both files from one download."
+        )
+    raise WeightsError(text)
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The weight files of a folder, all of them present."""
+    for whole, index in _WHOLE_AND_INDEX:
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if (folder / index).is_file():
+            names = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
+            shards = [folder / name for name in sorted(set(names))]
+            absent = [shard.name for shard in shards if not shard.is_file()]
+            if absent:
+                raise FileNotFoundError(
+                    f"{folder / index} names {len(shards)} files, and {', '.join(absent)} "
+                    f"{'is' if len(absent) == 1 else 'are'} not there. Download the rest."
+                )
+            return shards
+    expected = ", ".join(name for pair in _WHOLE_AND_INDEX for name in pair)
+    raise FileNotFoundError(f"{folder} holds no weights: none of {expected}.")
+
+
+def _tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
+    """The named tensors of one file on the CPU, mapped rather than read where the format allows it."""
+    try:
+        if shard.suffix == ".safetensors":
+            from safetensors import safe_open  # comes with transformers
+
+            with safe_open(str(shard), framework="pt", device="cpu") as file:
+                for name in file.keys():  # noqa: SIM118 - not a dict
+                    yield name, file.get_tensor(name)
+        else:
+            yield from _read_bin(shard).items()
+    except Exception as error:
+        with shard.open("rb") as file:
+            pointer = file.read(32).startswith(b"version https://git-lfs")
+        hint = "It is a Git LFS pointer: run `git lfs pull`." if pointer else "Is the download complete?"
+        raise WeightsError(f"{shard} cannot be read as weights ({error}). {hint}") from error
+
+
+def _read_bin(shard: Path) -> dict[str, Tensor]:
+    try:
+        return torch.load(str(shard), map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # files in the format from before PyTorch 1.6 cannot be mapped
+        return torch.load(str(shard), map_location="cpu", weights_only=True)
+
+
+def _device(device_map: Any) -> torch.device:
+    if isinstance(device_map, dict):
+        if set(device_map) != {""}:
+            raise ValueError(f'device_map {device_map}: this decoder lives on one device; pass {{"": device}}.')
+        device_map = device_map[""]
+    return torch.device("cpu") if device_map is None else resolve_device(device_map)
+
+
+def _dtype(torch_dtype: Any, config: LlamaConfig) -> torch.dtype:
+    if isinstance(torch_dtype, torch.dtype):
+        return torch_dtype
+    name = config.torch_dtype if torch_dtype in (None, "auto") else torch_dtype
+    dtype = getattr(torch, name or "float32", None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{name!r} is not a dtype (in {config.source} or the call).")
+    return dtype
+
+
+def _generation_defaults(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,236 @@
+"""Vicuna's decoder in one page: a Llama for inference on NPU, CUDA and CPU.
+
+Drop-in for upstream's LlamaForCausalLM (minigpt4/models/modeling_llama.py at the pin): the same parameter names, the
+same forward arguments as far as upstream passes them, the same generate. It is not built on transformers' Llama, so
+it stays the same under every release of transformers. Every operation comes from one table (llama_ops.py); reading
+weights is llama_loading.py, choosing tokens is llama_generate.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from .device import own_dtype
+from .llama_cache import KVCache, Step
+from .llama_config import LlamaConfig
+from .llama_generate import generate
+from .llama_loading import load
+from .llama_ops import Ops, ops_for
+
+
+class Attention(nn.Module):
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        size, bias = config.hidden_size, config.attention_bias
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.q_proj = nn.Linear(size, heads * config.head_dim, bias=bias)
+        self.k_proj = nn.Linear(size, kv_heads * config.head_dim, bias=bias)
+        self.v_proj = nn.Linear(size, kv_heads * config.head_dim, bias=bias)
+        self.o_proj = nn.Linear(heads * config.head_dim, size, bias=bias)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        ops = step.ops
+        q = self._heads(ops.linear(x, self.q_proj.weight, self.q_proj.bias))
+        k = self._heads(ops.linear(x, self.k_proj.weight, self.k_proj.bias))
+        v = self._heads(ops.linear(x, self.v_proj.weight, self.v_proj.bias))
+        q, k = ops.rope(q, k, step.cos, step.sin)
+        if step.cache is not None:
+            k, v = step.cache.update(self.layer, k, v, step.slots, ops)
+        y = ops.attention(q, k, v, step.visible).transpose(1, 2).flatten(2)
+        return ops.linear(y, self.o_proj.weight, self.o_proj.bias)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, heads * D) -> (B, heads, T, D)"""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        size, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(size, inner, bias=bias)
+        self.up_proj = nn.Linear(size, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, size, bias=bias)
+
+    def forward(self, x: Tensor, ops: Ops) -> Tensor:
+        gate = ops.linear(x, self.gate_proj.weight, self.gate_proj.bias)
+        up = ops.linear(x, self.up_proj.weight, self.up_proj.bias)
+        return ops.linear(ops.swiglu(gate, up), self.down_proj.weight, self.down_proj.bias)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.eps = config.rms_norm_eps
+
+    def forward(self, x: Tensor, ops: Ops) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+
+class Block(nn.Module):
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config)
+        self.post_attention_layernorm = RMSNorm(config)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x, step.ops), step)
+        return x + self.mlp(self.post_attention_layernorm(x, step.ops), step.ops)
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and last norm; without attribute `model`, by which upstream recognises a LoRA wrapper."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """x (B, T, C) embeddings, positions (B, T), mask (B, S) bool or None -> (B, T, C); fills the cache."""
+        step = Step(self.config, x, positions, mask, cache)
+        for layer in self.layers:
+            x = layer(x, step)
+        if cache is not None:
+            cache.length += x.shape[1]
+        return self.norm(x, step.ops)
+
+
+class LlamaForCausalLM(nn.Module):
+    """The decoder with its language-model head. Build it with from_pretrained; parameters never need a gradient."""
+
+    def __init__(self, config: Any) -> None:
+        """config: our LlamaConfig, or Hugging Face's."""
+        super().__init__()
+        self.config = config if isinstance(config, LlamaConfig) else LlamaConfig.from_dict(config.to_dict())
+        self.generation_defaults: dict[str, Any] = {}  # what generation_config.json says
+        self.model = Decoder(self.config)
+        self.lm_head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        torch_dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        load_in_8bit: bool = False,
+    ) -> LlamaForCausalLM:
+        """Load a Hugging Face Llama folder, straight onto its device and into its dtype.
+
+        torch_dtype: a dtype, or None or "auto" for the one in config.json. device_map: None (CPU), a device, or
+        upstream's {"": device}. Errors name the file: see llama_loading.load.
+        """
+        if load_in_8bit:
+            raise ValueError(
+                "low_resource: True asks for 8-bit weights through bitsandbytes, which has no NPU or CPU support. "
+                "Set low_resource: False in the eval YAML (or --options model.low_resource=False)."
+            )
+        return load(cls, path, torch_dtype, device_map)
+
+    generate = generate
+
+    @property
+    def base_model(self) -> Decoder:
+        return self.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.lm_head.weight.dtype
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        return KVCache(self.config, batch, capacity, self.device, self.dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, C) -> (…, vocab_size) in float32"""
+        return ops_for(hidden.device.type).linear(hidden, self.lm_head.weight).float()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: KVCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        return_dict: bool | None = True,
+        reduction: str = "mean",
+    ) -> Any:
+        """One pass over T new tokens; semantics of upstream's modeling_llama.py:16-111.
+
+        input_ids (B, T) or inputs_embeds (B, T, C); attention_mask (B, S), 0 for padding; position_ids (B, T),
+        counted from the cache's end when absent; labels (B, T), -100 is ignored. reduction: "mean", or "none" for
+        one loss per sample, the mean over all its positions. A cache is made when use_cache is True (Hugging Face:
+        also when it is left out) and goes into past_key_values of the next call.
+        Returns an object with .loss, .logits (B, T, vocab) float32 and .past_key_values.
+        """
+        with own_dtype(self.device):
+            x = self._embed(input_ids, inputs_embeds)
+            batch, new = x.shape[:2]
+            cache = self._cache_for(past_key_values, use_cache, batch, new)
+            past = 0 if cache is None else cache.length
+            if position_ids is None:
+                position_ids = torch.arange(past, past + new, device=x.device).expand(batch, -1)
+            mask = self._padding(attention_mask, batch, past + new)
+            logits = self.logits(self.model(x, position_ids, mask, cache))
+        loss = None if labels is None else shifted_loss(logits, labels, reduction)
+        if not return_dict and return_dict is not None:
+            return tuple(part for part in (loss, logits, cache) if part is not None)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass either input_ids or inputs_embeds, and not both.")
+        if inputs_embeds is None:
+            return self.model.embed_tokens(input_ids)
+        # Under autocast the projection hands over float16 whatever the decoder runs in.
+        return inputs_embeds.to(self.dtype)
+
+    def _cache_for(self, past: Any, use_cache: bool | None, batch: int, new: int) -> KVCache | None:
+        if past is None:
+            return self.new_cache(batch, new) if use_cache else None
+        if not isinstance(past, KVCache):
+            raise TypeError(
+                f"past_key_values is a {type(past).__name__}; pass back what this model returned (a KVCache)."
+            )
+        past.reserve(past.length + new)
+        return past
+
+    def _padding(self, mask: Tensor | None, batch: int, length: int) -> Tensor | None:
+        """A (B, S) bool mask, or None where there is no padding and the faster causal path serves."""
+        if mask is None:
+            return None
+        if mask.shape != (batch, length):
+            raise ValueError(
+                f"attention_mask has shape {tuple(mask.shape)}; expected {(batch, length)}: one entry for each "
+                "token so far, those in the cache included."
+            )
+        mask = mask.to(self.device).bool()
+        return None if bool(mask.all()) else mask
+
+
+def shifted_loss(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
+    """Cross entropy of each token given those before it; "none": (B,) means over all T - 1 positions."""
+    targets = labels[:, 1:].to(logits.device)
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction=reduction)
+    return loss.view(len(labels), -1).mean(1) if reduction == "none" else loss
