@@ -8,12 +8,12 @@ Source of the rules: git's mailinfo.c (`patchbreak`, `cleanup_subject`) and strb
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.utils import parseaddr, parsedate_to_datetime
 from types import MappingProxyType
-from typing import Mapping
 
 from .errors import FixTheProjectFile
 
@@ -115,7 +115,7 @@ def _decoded(name: str, value: str) -> str:
         value = str(make_header(decode_header(value)))
         value.encode("utf-8")
     except (HeaderParseError, LookupError, UnicodeError) as error:
-        raise broken(name, 1, f"unreadable mail header {ascii(value)}: {error}") from error
+        raise broken(name, 1, f"unreadable mail header {value!a}: {error}") from error
     return value
 
 

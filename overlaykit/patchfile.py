@@ -9,9 +9,9 @@ renames and binary changes (no blob ids or no lines to compare), symlinks and su
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator, Mapping
 
 import unidiff
 
@@ -187,10 +187,10 @@ def _read_header(name: str, first_line: int, lines: list[str], at: int) -> tuple
         elif kind == "paths":
             quoted = "paths with special characters are not supported"
             raise broken(name, first_line + at, f"{quoted}: {lines[at].strip()}", fix="Rename the file.")
-    if at < len(lines) and not lines[at].startswith(("@@ ", "diff --git ")) and "target" not in header:
-        # Behind `+++` a surplus line is _read_hunk's to report; an empty file has neither `---` nor hunks.
-        if lines[at] != "-- \n" and "".join(lines[at:]).strip("\n"):
-            raise _stray(name, first_line + at, lines[at])
+    # What follows must be a hunk; an empty file has neither `---` nor hunks, and may end the patch.
+    ends = "target" not in header and ("".join(lines[at:]).strip("\n") == "" or lines[at] == "-- \n")
+    if not ends and not lines[at].startswith(("@@ ", "diff --git ")):
+        raise _stray(name, first_line + at, lines[at])
     if not re.fullmatch(r"[0-9a-f]{40}\.\.[0-9a-f]{40}(?: \d+)?", header.get("index", "")):
         why = "Without both full blob ids nobody can tell whether the file is the one the patch was made for."
         raise broken(name, first_line + start, "no index line with two full blob ids", why)
