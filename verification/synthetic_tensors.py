@@ -37,16 +37,23 @@ class Tensors:
         return self.normal(name, (out, width), gain / width**0.5)
 
     def writer(self, name: str, out: int, width: int, gain: float) -> torch.Tensor:
-        """A linear that writes to the residual stream; three of its output channels are outliers (x 30)."""
+        """A linear that writes to the residual stream; a few of its output channels are outliers (x 30)."""
         weight = self.linear(name, out, width, gain)
-        weight[[3, out // 2, out - 5]] *= 30.0
+        weight[outliers(out)] *= 30.0
         return weight
 
-    def norm(self, name: str, width: int) -> torch.Tensor:
-        """(width,) norm weight around 1, two channels scaled up."""
+    def norm(self, name: str, width: int, last: bool = False) -> torch.Tensor:
+        """(width,) norm weight around 1, two channels scaled up; the last norm of a stack damps the outliers, as
+        trained models do, or they would drown everything else."""
         weight = self.normal(name, (width,), 0.15, mean=1.0)
-        weight[[7, width // 3]] *= 4.0
+        weight[[7, width // 3]] *= 3.0
+        if last:
+            weight[outliers(width)] *= 0.03
         return weight
+
+
+def outliers(width: int) -> list[int]:
+    return [3, width // 2, width - 5]
 
 
 def eva_vit(make: Tensors) -> dict[str, torch.Tensor]:
@@ -86,7 +93,7 @@ def blip2(make: Tensors) -> dict[str, torch.Tensor]:
     hidden, mlp, width = BERT["hidden"], BERT["mlp"], VIT["width"]
     state = {
         "query_tokens": make.normal("queries", (1, BERT["queries"], hidden), 0.02),
-        "ln_vision.weight": make.norm("ln_vision", width),
+        "ln_vision.weight": make.norm("ln_vision", width, last=True),
         "ln_vision.bias": make.normal("ln_vision.bias", (width,), 0.1),
         "Qformer.bert.embeddings.position_ids": torch.arange(512).reshape(1, -1),
         "Qformer.bert.embeddings.LayerNorm.weight": make.norm("qformer.ln", hidden),
@@ -105,9 +112,9 @@ def blip2(make: Tensors) -> dict[str, torch.Tensor]:
         layer = f"Qformer.bert.encoder.layer.{index}."
         kinds = {"attention": hidden, "crossattention": width} if index % 2 == 0 else {"attention": hidden}
         for kind, keys in kinds.items():
-            dense(f"{layer}{kind}.self.query", hidden, hidden, 1.2)
-            dense(f"{layer}{kind}.self.key", hidden, keys, 1.2)
-            dense(f"{layer}{kind}.self.value", hidden, keys)
+            dense(f"{layer}{kind}.self.query", hidden, hidden, 2.0)
+            dense(f"{layer}{kind}.self.key", hidden, keys, 2.0)
+            dense(f"{layer}{kind}.self.value", hidden, keys, 3.0 if kind == "crossattention" else 1.0)
             dense(f"{layer}{kind}.output.dense", hidden, hidden)
             layer_norm(f"{layer}{kind}.output.LayerNorm")
         dense(layer + "intermediate_query.dense", mlp, hidden)
@@ -137,7 +144,7 @@ def llama(make: Tensors, name: str, vocabulary: int) -> list[dict[str, torch.Ten
         state[layer + "input_layernorm.weight"] = make.norm(f"{name}.{layer}norm1", hidden)
         state[layer + "post_attention_layernorm.weight"] = make.norm(f"{name}.{layer}norm2", hidden)
         state[layer + "self_attn.rotary_emb.inv_freq"] = 10000.0 ** (-torch.arange(0, head, 2).float() / head)
-    shards[1]["model.norm.weight"] = make.norm(f"{name}.norm", hidden)
+    shards[1]["model.norm.weight"] = make.norm(f"{name}.norm", hidden, last=True)
     shards[1]["lm_head.weight"] = make.linear(f"{name}.head", vocabulary, hidden, 2.5)
     return [
         {key: tensor if key.endswith("inv_freq") else tensor.half() for key, tensor in shard.items()}
