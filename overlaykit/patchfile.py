@@ -47,6 +47,11 @@ class Hunk:
     def new_lines(self) -> tuple[str, ...]:
         return tuple(line[1:] for line in self.lines if line[0] in " +")
 
+    @property
+    def context_before(self) -> int:
+        """How many lines of context precede the first change."""
+        return next((at for at, line in enumerate(self.lines) if line[0] != " "), len(self.lines))
+
 
 @dataclass(frozen=True)
 class FileChange:
@@ -189,7 +194,7 @@ def _read_header(name: str, first_line: int, lines: list[str], at: int) -> tuple
             raise broken(name, first_line + at, f"{quoted}: {lines[at].strip()}", fix="Rename the file.")
     # What follows must be a hunk; an empty file has neither `---` nor hunks, and may end the patch.
     ends = "target" not in header and ("".join(lines[at:]).strip("\n") == "" or lines[at] == "-- \n")
-    if not ends and not lines[at].startswith(("@@ ", "diff --git ")):
+    if not ends and not "".join(lines[at : at + 1]).startswith(("@@ ", "diff --git ")):
         raise _stray(name, first_line + at, lines[at])
     if not re.fullmatch(r"[0-9a-f]{40}\.\.[0-9a-f]{40}(?: \d+)?", header.get("index", "")):
         why = "Without both full blob ids nobody can tell whether the file is the one the patch was made for."
