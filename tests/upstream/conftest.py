@@ -18,14 +18,13 @@ NOT_NEEDED = (
     "peft decord timm torchvision cv2 webdataset wandb visual_genome pandas iopath skimage scipy matplotlib".split()
 )
 
+# Hides packages as if they were not installed: `import` fails and importlib.util.find_spec gives None.
 _PRELUDE = """
 import os, sys
-class Blocked:
-    names = set({blocked!r})
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in self.names:
-            raise ModuleNotFoundError(f"blocked by the test: {{name}}", name=name)
-sys.meta_path.insert(0, Blocked())
+from importlib.machinery import PathFinder
+def hide(find, names):
+    return lambda name, path=None, target=None: None if name.split(".")[0] in names else find(name, path, target)
+PathFinder.find_spec = hide(PathFinder.find_spec, {blocked!r})
 sys.path.insert(0, {workspace!r})
 sys.path.append({here!r})
 """

@@ -135,7 +135,9 @@ def test_incomplete_checkpoints_are_refused(snippet, tiny, tmp_path, key, lost, 
     content = torch.load(original, weights_only=True)
     del content["model"][lost]
     torch.save(content, tmp_path / "lacking.pth")
-    error = snippet.fail(f"import build_model\nbuild_model.model({str(tiny)!r}, {key}={str(tmp_path / 'lacking.pth')!r})")
+    error = snippet.fail(
+        f"import build_model\nbuild_model.model({str(tiny)!r}, {key}={str(tmp_path / 'lacking.pth')!r})"
+    )
     last = error.splitlines()[-1]
     assert "IncompleteCheckpoint" in last
     assert named in last

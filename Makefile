@@ -1,0 +1,53 @@
+# `make demo` and `make test` set up everything on a fresh machine: Python 3.10+ (3.11 is what we test on), git, gcc.
+# PYTHON=/path/to/python3.x chooses the interpreter.
+
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PY := $(VENV)/bin/python
+
+# torch 2.13 needs Python 3.10 or later. The first of these that exists and can make a virtual environment wins.
+CANDIDATES := python3.11 python3.12 python3.10 python3.13 python3 python
+PYTHON ?= $(shell for p in $(CANDIDATES); do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { command -v $$p; break; }; done)
+
+.PHONY: help demo test test-slow test-apply test-matrix ablation lint ledger clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.ready: pyproject.toml constraints/test.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.13 with venv was found (tried: $(CANDIDATES)). Install one, or run: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "setting up $(VENV) with $(PYTHON): a few minutes on the first run"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints/test.txt -e '.[test,lint]'
+	@touch $@
+
+demo: $(VENV)/.ready  ## clone, patch, export, ask about a picture, verify: the whole way on a small synthetic model
+	$(PY) -m verification.demo
+
+test: $(VENV)/.ready  ## the default suite
+	$(PY) -m pytest
+
+test-slow: $(VENV)/.ready  ## full-size export and other long tests (about 6 GiB of memory)
+	$(PY) -m pytest -m slow
+
+test-apply:  ## the torch-free part on every Python from 3.9 to 3.13 that is installed
+	sh tests/torch_free.sh
+
+test-matrix: $(VENV)/.ready  ## the whole path with transformers 4.30.2, 4.57.x and the newest 5.x
+	$(PY) tests/matrix.py
+
+ablation: $(VENV)/.ready  ## each patch left out in turn must make its own test fail
+	$(PY) tests/ablation.py
+
+lint: $(VENV)/.ready  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+ledger: $(VENV)/.ready  ## run the suite and write its results into the claims ledger of both READMEs
+	$(PY) -m pytest --junitxml build/junit.xml
+	$(PY) -m verification.ledger build/junit.xml
+
+clean:  ## remove what make built
+	rm -rf build .venv .venv-*

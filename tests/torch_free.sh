@@ -1,0 +1,22 @@
+#!/bin/sh
+# The apply machinery on every Python it promises: installs without torch, passes its own tests.
+set -eu
+cd "$(dirname "$0")/.."
+ran=0
+for minor in 9 10 11 12 13; do
+    python=$(command -v "python3.$minor" || ls -d "$HOME"/.pyenv/versions/3."$minor".*/bin/python 2>/dev/null | tail -n 1 || true)
+    if [ -z "$python" ]; then
+        echo "python3.$minor: not installed, not tested"
+        continue
+    fi
+    venv=.venv-apply-3.$minor
+    [ -x "$venv/bin/pytest" ] || {
+        "$python" -m venv "$venv"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e . 'pytest>=8' 'pytest-timeout>=2.2' 'hypothesis>=6'
+    }
+    echo "== python3.$minor"
+    "$venv/bin/python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is not None)'
+    "$venv/bin/python" -m pytest -q tests/overlaykit
+    ran=$((ran + 1))
+done
+[ "$ran" -gt 0 ]
