@@ -109,8 +109,8 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Self-attention over all tokens; queries and values have a bias, keys have none.
 
-    Written out, with sizes as plain numbers: no scaled_dot_product_attention, chunk or flatten. So every ONNX opset from
-    11 on can express it and the exported graph computes no shapes.
+    Written out, with sizes as plain numbers: no scaled_dot_product_attention, chunk or flatten. So every ONNX opset
+    from 11 on can express it and the exported graph computes no shapes.
     """
 
     def __init__(self, g: Geometry) -> None:
