@@ -52,6 +52,14 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if torch.device(device).type == "cpu" else torch.float16
 
 
+def select_device(device: torch.device) -> None:
+    """Make an accelerator the current one: what is allocated without naming a device goes there, not to card 0."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif device.type == "npu":
+        torch.npu.set_device(device)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has finished what was sent to it; nothing to do on the CPU."""
     device = torch.device(device)

@@ -1,0 +1,219 @@
+"""Ask MiniGPT-4 about a picture: `python run_predict.py --cfg-path eval_configs/minigpt4_eval.yaml --image-path P`.
+
+The answer streams to standard output, everything else goes to standard error. The model, the conversation and the
+stop words are upstream's (demo.py); this file picks the device, checks the files first and prints as tokens come.
+
+Exit codes: 0 answered; 2 the command line asks for what is not there; 5 weights, device or software are missing;
+70 unexpected, with a traceback; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+WORKSPACE = Path(__file__).resolve().parent
+
+
+class Refused(Exception):
+    """A message for the user, and the exit code that goes with it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        answer(args)
+    except Refused as refusal:
+        print(f"run_predict: {refusal}", file=sys.stderr)
+        return refusal.code
+    except KeyboardInterrupt:
+        print("\nrun_predict: interrupted", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 70
+    return 0
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Ask MiniGPT-4 about a picture.")
+    parser.add_argument("--cfg-path", required=True, help="eval_configs/minigpt4_eval.yaml, or the Llama-2 one")
+    parser.add_argument("--image-path", required=True, help="the picture")
+    parser.add_argument("--prompt", default="Describe this image in detail.", help="the question (%(default)s)")
+    parser.add_argument("--device", help="auto (the default), cpu, cuda:N or npu:N")
+    parser.add_argument(
+        "--npu-id",
+        type=int,
+        help="the NPU's number, the same as --device npu:N; with ASCEND_RT_VISIBLE_DEVICES set, a position in its "
+        "list, counted from 0",
+    )
+    parser.add_argument("--greedy", action="store_true", help="always take the best token; default: sample")
+    parser.add_argument("--seed", type=int, default=42, help="of the sampling (%(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=300, help="length of the answer (%(default)s)")
+    parser.add_argument("--options", nargs="+", metavar="KEY=VALUE", help="override settings of the YAML")
+    return parser.parse_args(argv)
+
+
+def answer(args: argparse.Namespace) -> None:
+    """Check everything that is cheap to check, load the model, ask, print."""
+    spec = device_spec(args.device, args.npu_id)
+    args.cfg_path = str(existing(args.cfg_path, "--cfg-path"))
+    picture = open_picture(existing(args.image_path, "--image-path"))
+    with load_errors(), contextlib.redirect_stdout(sys.stderr):  # upstream prints its progress
+        device = pick_device(spec)
+        config = read_config(args)
+        check_files(config.model_cfg)
+        started = time.perf_counter()
+        chat, conversation = build_chat(config, device)
+        note(f"model on {device} after {time.perf_counter() - started:.1f} s")
+    ask(chat, conversation, picture, args)
+
+
+def device_spec(device: str | None, npu_id: int | None) -> str:
+    """Join --device and --npu-id into one spec for resolve_device."""
+    if npu_id is None:
+        return device or "auto"
+    if npu_id < 0:
+        raise Refused(f"--npu-id {npu_id} is not the number of an NPU.", 2)
+    if device not in (None, "auto", "npu", f"npu:{npu_id}"):
+        raise Refused(f"--device {device} and --npu-id {npu_id} name two devices; give one of them.", 2)
+    return f"npu:{npu_id}"
+
+
+def existing(path: str, option: str) -> Path:
+    """The file, taken from the current folder or else from the workspace."""
+    for candidate in (Path(path), WORKSPACE / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    raise Refused(f"{option}: there is no file {path}, neither in {Path.cwd()} nor in {WORKSPACE}.", 2)
+
+
+def open_picture(path: Path) -> Any:
+    from PIL import Image  # here and below: --help must not wait for torch
+
+    try:
+        return Image.open(path).convert("RGB")
+    except OSError as error:
+        raise Refused(f"--image-path: {path} cannot be read as a picture ({error}).", 2) from error
+
+
+def pick_device(spec: str) -> Any:
+    """The torch.device of `spec`, made the current one so that nothing is allocated on another card."""
+    if not (WORKSPACE / "minigpt4" / "common" / "config.py").is_file():
+        raise Refused(f"{WORKSPACE} is no workspace: run the copy in the folder that apply.py --workspace made.", 2)
+    from minigpt4.models.device import resolve_device, select_device
+
+    try:
+        device = resolve_device(spec)
+    except ValueError as error:
+        raise Refused(f"--device: {error}", 2) from error
+    select_device(device)
+    return device
+
+
+def read_config(args: argparse.Namespace) -> Any:
+    """Upstream's Config: the eval YAML over the model's YAML, --options over both."""
+    import minigpt4.processors  # noqa: F401 - importing registers the classes by name, as in demo.py:18-22
+    from minigpt4.common.config import Config
+    from minigpt4.models import MiniGPT4  # noqa: F401
+
+    return Config(args)
+
+
+def check_files(model: Any) -> None:
+    """All missing weight files in one message, before minutes of loading. `model`: the config's model section."""
+    keys = ["llama_model", "encoder", "ckpt"]
+    if model.get("has_qformer", True):
+        keys += ["q_former_model", "bert"]
+    missing = [f"  {key}: {model.get(key)}" for key in keys if not Path(str(model.get(key))).exists()]
+    if not missing and not (Path(model.llama_model) / "tokenizer.model").is_file():
+        missing = [f"  llama_model: {model.llama_model} has no tokenizer.model"]
+    if missing:
+        raise Refused(
+            "these weights are not there:\n" + "\n".join(missing) + "\nSet the paths with apply.py --set "
+            "model_path=FOLDER (or per key), in the YAML, or with --options model.KEY=PATH. encoder comes from "
+            "onnx_model_export.py.",
+            5,
+        )
+
+
+def build_chat(config: Any, device: Any) -> tuple[Any, Any]:
+    """Upstream's Chat around the loaded model, and the conversation template of its model type (demo.py:50-76)."""
+    import torch
+    from minigpt4.common.registry import registry
+    from minigpt4.conversation import conversation
+    from minigpt4.models.answer_stream import stop_ids
+    from transformers import StoppingCriteriaList
+
+    config.model_cfg.device_8bit = str(device)
+    model = registry.get_model_class(config.model_cfg.arch).from_config(config.model_cfg).to(device).eval()
+    processor = next(iter(config.datasets_cfg.values())).vis_processor.train
+    processor = registry.get_processor_class(processor.name).from_config(processor)
+    stops = [torch.tensor(ids, device=device) for ids in stop_ids(model.llama_tokenizer)]
+    criteria = StoppingCriteriaList([conversation.StoppingCriteriaSub(stops=stops)])
+    templates = {
+        "pretrain_vicuna0": conversation.CONV_VISION_Vicuna0,
+        "pretrain_llama2": conversation.CONV_VISION_LLama2,
+    }
+    chat = conversation.Chat(model, processor, device=device, stopping_criteria=criteria)
+    return chat, templates[config.model_cfg.model_type].copy()
+
+
+def ask(chat: Any, conversation: Any, picture: Any, args: argparse.Namespace) -> None:
+    """Put the picture and the question, and print the answer as it comes."""
+    import numpy as np
+    import torch
+    from minigpt4.models.answer_stream import AnswerPrinter
+
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    images: list[Any] = []
+    with torch.no_grad():
+        chat.upload_img(picture, conversation, images)
+        chat.encode_img(images)
+        chat.ask(args.prompt, conversation)
+        options = chat.answer_prepare(conversation, images, max_new_tokens=args.max_new_tokens)
+        if args.greedy:  # answer_prepare always asks for sampling
+            options["do_sample"] = False
+        started = time.perf_counter()
+        printer = AnswerPrinter(chat.model.llama_tokenizer, lambda text: print(text, end="", flush=True))
+        tokens = chat.model_generate(**options, streamer=printer).shape[1]
+        print(flush=True)
+    seconds = time.perf_counter() - started
+    note(f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} per second")
+
+
+@contextlib.contextmanager
+def load_errors() -> Iterator[None]:
+    """Say in one message what stopped the model from being loaded; what nobody foresaw passes through."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise Refused(f"{error}: install what inference needs (README, 'Dependencies').", 5) from error
+    except (OSError, ValueError) as error:
+        raise Refused(str(error), 5) from error
+    except RuntimeError as error:
+        # DeviceUnavailable, WeightsError, IncompleteCheckpoint, SwitchedOff: classes that carry a sentence for the user
+        if type(error).__module__.startswith("minigpt4."):
+            raise Refused(str(error), 5) from error
+        raise
+
+
+def note(text: str) -> None:
+    print(f"run_predict: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
