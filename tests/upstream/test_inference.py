@@ -63,7 +63,8 @@ def test_loss_is_computed_for_evaluation(snippet, tiny):
     out = snippet.check(
         f"import build_model, torch\n"
         f"model = build_model.model({str(tiny)!r})\n"
-        f"ranks = model.multi_select(torch.zeros(2, 3, 224, 224), ['<Img><ImageHere></Img> a'] * 2, [['yes'] * 2, ['no'] * 2])\n"
+        f"prompts = ['<Img><ImageHere></Img> a'] * 2\n"
+        f"ranks = model.multi_select(torch.zeros(2, 3, 224, 224), prompts, [['yes'] * 2, ['no'] * 2])\n"
         f"print(sorted(ranks[0]), len(ranks))"
     )
     assert out.splitlines()[-1] == "[0, 1] 2"
