@@ -1,0 +1,289 @@
+"""The only importer of GitPython: git with a known configuration, bytes in and bytes out.
+
+A user's configuration must not change what we build, so local commands run isolated: no system or user
+configuration, no hooks, no `GIT_*` variable that leaked in from outside, and the settings of the repository
+itself that could change bytes are overridden. Clone and fetch keep the user's configuration: there it holds
+proxies, mirrors (`insteadOf`) and credentials.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Iterable, Iterator, Mapping, Sequence
+
+# Without this GitPython dies at import where git is missing; we say so ourselves, once git is needed.
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+from git.cmd import Git
+from git.exc import GitCommandNotFound
+
+from .errors import FixTheCommand, OverlayError
+
+NO_BLOB = "0" * 40
+
+# Settings of the repository itself that could change what is built or written. core.fileMode, core.symlinks and
+# core.ignoreCase describe the file system and stay.
+_OVERRIDES = {
+    "advice.detachedHead": "false",
+    "apply.ignoreWhitespace": "no",
+    "apply.whitespace": "nowarn",
+    "color.ui": "false",
+    "core.attributesFile": os.devnull,
+    "core.autocrlf": "false",
+    "core.eol": "lf",
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "core.ignoreStat": "false",
+    "core.precomposeUnicode": "false",
+    "core.quotePath": "false",
+    "core.safecrlf": "false",
+    "core.sparseCheckoutCone": "false",
+    "gc.auto": "0",
+    "i18n.commitEncoding": "UTF-8",
+    "i18n.logOutputEncoding": "UTF-8",
+    "index.sparse": "false",
+    "maintenance.auto": "false",
+    "submodule.recurse": "false",
+}
+_ISOLATED = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_OPTIONAL_LOCKS": "0",  # looking must not rewrite the index
+    "GIT_TERMINAL_PROMPT": "0",
+}
+# What tells git which repository to use (`git rev-parse --local-env-vars`), less the variables that carry settings.
+_LOCATING = frozenset(
+    """GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_CEILING_DIRECTORIES GIT_COMMON_DIR GIT_CONFIG GIT_DEFAULT_HASH GIT_DIR
+    GIT_DISCOVERY_ACROSS_FILESYSTEM GIT_GLOB_PATHSPECS GIT_GRAFT_FILE GIT_ICASE_PATHSPECS GIT_IMPLICIT_WORK_TREE
+    GIT_INDEX_FILE GIT_INTERNAL_SUPER_PREFIX GIT_LITERAL_PATHSPECS GIT_NAMESPACE GIT_NOGLOB_PATHSPECS
+    GIT_NO_REPLACE_OBJECTS GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_QUARANTINE_PATH GIT_REPLACE_REF_BASE
+    GIT_SHALLOW_FILE GIT_WORK_TREE""".split()
+)
+
+
+class GitFailed(OverlayError):
+    """A git command that should have worked did not: a full disk, missing permissions, a damaged repository."""
+
+    code = 70
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a tree: mode as git writes it ("100644"), blob id."""
+
+    mode: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A repository at a known place: `git_dir` and `worktree` are given to git, which never searches for them."""
+
+    git_dir: Path
+    worktree: Path | None = None
+    variables: tuple[tuple[str, str], ...] = ()  # e.g. GIT_INDEX_FILE of a private index
+
+    def having(self, **variables: str) -> Repo:
+        """The same repository with more variables in git's environment."""
+        return replace(self, variables=(*self.variables, *variables.items()))
+
+    def status_of(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> GitResult:  # noqa: B006
+        """Run git isolated; for callers that look at the exit status themselves."""
+        options = [word for key, value in _OVERRIDES.items() for word in ("-c", f"{key}={value}")]
+        place = {"GIT_DIR": str(self.git_dir)}
+        if self.worktree:
+            place["GIT_WORK_TREE"] = str(self.worktree)
+        environment = {**_ISOLATED, **place, **dict(self.variables), **env}
+        return execute([*options, *args], self.worktree or self.git_dir, environment, stdin)
+
+    def git(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> bytes:  # noqa: B006
+        """Run git isolated and return its output. Raises GitFailed."""
+        result = self.status_of(*args, stdin=stdin, env=env)
+        if result.status:
+            raise GitFailed(f"git {args[0]} failed in {self.worktree or self.git_dir}", result.error.strip())
+        return result.output
+
+    def as_the_user(self, *args: str, stdin: bytes = b"") -> GitResult:
+        """Run git in this repository with the user's own configuration."""
+        place = {"GIT_DIR": str(self.git_dir), "GIT_WORK_TREE": str(self.worktree), "GIT_OPTIONAL_LOCKS": "0"}
+        return execute(args, self.worktree or self.git_dir, place, stdin, keep=True)
+
+    def line(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> str:  # noqa: B006
+        return self.git(*args, stdin=stdin, env=env).decode("utf-8", "surrogateescape").rstrip("\n")
+
+    def resolve(self, *names: str) -> list[str | None]:
+        """Ids of full names (`refs/…`, `HEAD`, `<id>^{commit}`), None where there is no such object."""
+        answer = self.line("cat-file", "--batch-check=%(objectname)", stdin=_lines(names))
+        return [None if line.endswith(" missing") else line for line in answer.split("\n")]
+
+    def tree(self, treeish: str) -> dict[str, Entry]:
+        """Every file of a tree by path."""
+        return _parse_tree(self.git("ls-tree", "-r", "-z", "--full-tree", treeish))
+
+    def read_blobs(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """Contents by id; ids that the repository lacks are left out (mirrors and partial clones may lack some)."""
+        wanted = list(dict.fromkeys(ids))
+        out = self.git("cat-file", "--batch", stdin=_lines(wanted)) if wanted else b""
+        blobs: dict[str, bytes] = {}
+        at = 0
+        for name in wanted:
+            end = out.index(b"\n", at)
+            fields = out[at:end].split(b" ")
+            at = end + 1
+            if len(fields) == 3:
+                size = int(fields[2])
+                blobs[name] = out[at : at + size]
+                at += size + 1
+        return blobs
+
+    def write_files(self, paths: Sequence[Path]) -> list[str]:
+        """Store the bytes of files as they are, without filters; their blob ids in the same order."""
+        if not paths:
+            return []
+        for path in paths:
+            if "\n" in str(path):
+                raise FixTheCommand(f"A path holds a line break: {str(path)!r}", fix="Rename the file or folder.")
+        stdin = _lines(str(path) for path in paths)
+        return self.line("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=stdin).split("\n")
+
+    def update_index(self, entries: Mapping[str, Entry | None]) -> None:
+        """Set or remove (None) index entries; touches the index only, never the worktree."""
+        rows = [
+            b"%s %s\t%s\0" % (e.mode.encode(), e.id.encode(), encode(path))
+            for path, entry in entries.items()
+            for e in (entry or Entry("0", NO_BLOB),)
+        ]
+        if rows:
+            self.git("update-index", "-z", "--index-info", stdin=b"".join(rows))
+
+    def write_tree(self) -> str:
+        return self.line("write-tree", "--missing-ok")
+
+    def commit(self, tree: str, parent: str, message: str, author: str, date: str) -> str:
+        """A commit whose id depends on nothing but the arguments. `author` is "Name <address>"."""
+        name, _, address = author.rpartition(" <")
+        env = {
+            "GIT_AUTHOR_NAME": name,
+            "GIT_AUTHOR_EMAIL": address.rstrip(">"),
+            "GIT_AUTHOR_DATE": date,
+            "GIT_COMMITTER_NAME": "overlay",
+            "GIT_COMMITTER_EMAIL": "overlay@localhost",
+            "GIT_COMMITTER_DATE": date,
+        }
+        return self.line("commit-tree", tree, "-p", parent, stdin=message.encode(), env=env)
+
+    def update_refs(self, refs: Mapping[str, str | None]) -> None:
+        """Set or delete (None) refs, all or none."""
+        rows = [f"update {ref} {new}\n" if new else f"delete {ref}\n" for ref, new in refs.items()]
+        self.git("update-ref", "--stdin", stdin="".join(rows).encode(), env=WHO)
+
+
+# Who moves refs: the reflog wants a name, and the user's configuration, which may hold one, is not read.
+WHO = {"GIT_COMMITTER_NAME": "overlay", "GIT_COMMITTER_EMAIL": "overlay@localhost"}
+
+
+@dataclass(frozen=True)
+class GitResult:
+    status: int
+    output: bytes
+    error: str  # for people to read; never parsed
+
+
+def execute(
+    args: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: bytes | IO[bytes] = b"", keep: bool = False
+) -> GitResult:
+    """Run git. `keep`: keep the user's GIT_* variables, all but those that point at a repository."""
+    with _without_leaked_variables(keep), tempfile.TemporaryFile() as buffer:
+        if isinstance(stdin, bytes):  # GitPython needs a real file
+            buffer.write(stdin)
+            buffer.seek(0)
+        try:
+            status, output, error = Git(str(cwd)).execute(
+                [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", *args],
+                istream=buffer if isinstance(stdin, bytes) else stdin,
+                with_extended_output=True,
+                with_exceptions=False,
+                stdout_as_string=False,
+                strip_newline_in_stdout=False,
+                env=dict(env),
+            )
+        except GitCommandNotFound as error:
+            raise FixTheCommand("git was not found.", fix="Install git 2.31 or newer and run this again.") from error
+    return GitResult(status, output or b"", error)
+
+
+def execute_showing_progress(args: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: IO[bytes]) -> GitResult:
+    """Run a clone or fetch with the user's configuration; on a terminal pass git's own progress on as it comes."""
+    shown = sys.stderr.isatty()
+    if not sys.stdin or not sys.stdin.isatty():
+        env = {"GIT_TERMINAL_PROMPT": "0", **env}  # nobody could answer
+    with _without_leaked_variables(keep=True):
+        try:
+            process = Git(str(cwd)).execute(
+                [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", args[0], "--progress" if shown else "--quiet", *args[1:]],
+                istream=stdin,  # type: ignore[arg-type]
+                as_process=True,
+                env=dict(env),
+            )
+        except GitCommandNotFound as error:
+            raise FixTheCommand("git was not found.", fix="Install git 2.31 or newer and run this again.") from error
+    told = b""
+    while True:
+        chunk = os.read(process.stderr.fileno(), 4096)
+        if not chunk:
+            break
+        told += chunk
+        if shown:
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.buffer.flush()
+    status = process.proc.wait()
+    return GitResult(status, b"", told.decode("utf-8", "replace"))
+
+
+@contextmanager
+def _without_leaked_variables(keep: bool) -> Iterator[None]:
+    """GitPython adds to os.environ but cannot leave anything out of it, so take it out for the moment of the call."""
+    kept = ("GIT_EXEC_PATH", "GIT_PYTHON_")
+    leaked = {
+        key: value
+        for key, value in os.environ.items()
+        if (key in _LOCATING if keep else key.startswith("GIT_") and not key.startswith(kept))
+    }
+    for key in leaked:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(leaked)
+
+
+def blob_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def encode(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def decode(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def _lines(items: Iterable[str]) -> bytes:
+    return b"".join(encode(item) + b"\n" for item in items)
+
+
+def _parse_tree(listing: bytes) -> dict[str, Entry]:
+    files: dict[str, Entry] = {}
+    for row in listing.split(b"\0")[:-1]:
+        about, _, path = row.partition(b"\t")
+        mode, _, name = about.decode().split(" ")
+        files[decode(path)] = Entry(mode, name)
+    return files

@@ -1,0 +1,145 @@
+"""Where upstream comes from: the network, a mirror, a folder or a bundle. Clone, fetch, and say what was tried."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Callable
+
+from .errors import FixTheCommand, ReachTheUpstream, SaveYourWork
+from .gitrepo import GitResult, Repo, execute_showing_progress
+from .project import Upstream
+
+_ZIP_WHY = "A downloaded archive holds the files but not the commits, and patches are applied to commits."
+_ZIP_FIX = (
+    "Use a clone, a mirror's URL, or a bundle. On a machine with network:\n"
+    "  git clone --mirror {url} MiniGPT-4.git && git -C MiniGPT-4.git bundle create ../MiniGPT-4.bundle --all\n"
+    "then copy the one file here and pass --upstream MiniGPT-4.bundle"
+)
+
+
+def addresses(upstream: Upstream, asked: str | None) -> tuple[str, ...]:
+    """What to try, in order: only what the user asked for, or else the pinned URL and its mirrors."""
+    return (check_address(asked, upstream.url),) if asked else (upstream.url, *upstream.mirrors)
+
+
+def check_address(asked: str, url: str) -> str:
+    """`asked` as git can use it from any folder. Raises FixTheCommand for what can never work, with the reason."""
+    if asked.startswith("-"):
+        raise FixTheCommand(f"--upstream {asked} looks like an option.", fix="Write ./ in front of a path.")
+    path = Path(asked).expanduser()
+    if not path.exists():
+        if "://" in asked or (":" in asked and not asked.startswith((".", "/", "~"))):
+            return asked
+        raise FixTheCommand(f"--upstream {asked}: there is no such file or folder.", fix="Check the path.")
+    path = path.resolve()
+    fix = _ZIP_FIX.format(url=url)
+    if path.is_file():
+        with path.open("rb") as file:
+            bundle = file.read(16).startswith((b"# v2 git bundle", b"# v3 git bundle"))
+        if not bundle and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+            raise FixTheCommand(f"--upstream {asked} is a downloaded archive.", _ZIP_WHY, fix)
+        if not bundle:
+            raise FixTheCommand(f"--upstream {asked} is not a git bundle.", fix=fix)
+    elif not (path / ".git").exists() and not ((path / "HEAD").is_file() and (path / "objects").is_dir()):
+        raise FixTheCommand(f"--upstream {asked} holds no git repository, e.g. it is an unpacked ZIP.", _ZIP_WHY, fix)
+    return str(path)
+
+
+@dataclass(frozen=True)
+class Failure:
+    address: str
+    reason: str
+
+
+def clone(upstream: Upstream, tried: tuple[str, ...], target: Path, say: Callable[[str], None]) -> Repo:
+    """Clone into `target`, which must not exist or be an empty folder; it appears complete or not at all."""
+    beside = target.parent / f".{target.name}.clone"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside.mkdir(exist_ok=True)
+    with (beside / "lock").open("wb") as lock:
+        # The clone inherits the lock: while a git lives that a killed run left behind, nobody starts a second one.
+        take_lock(lock, f"Another run is cloning into {target}.")
+        repo = clone_into(upstream, tried, beside / "repo", lock, say)
+        os.replace(beside / "repo", target)
+        shutil.rmtree(beside)
+    return Repo(target / ".git", target) if repo.worktree else Repo(target)
+
+
+def clone_into(
+    upstream: Upstream, tried: tuple[str, ...], folder: Path, lock: IO[bytes], say: Callable[[str], None]
+) -> Repo:
+    """Clone from the first address that has the pinned commit, sparse, with upstream's branch checked out."""
+    failures = []
+    for address in tried:
+        shutil.rmtree(folder, ignore_errors=True)
+        say(f"Cloning {address}")
+        args = ["clone", "--no-checkout", "--origin", "origin", "--", address, str(folder)]
+        result = execute_showing_progress(args, folder.parent, {}, lock)
+        repo = Repo(folder / ".git", folder)
+        if result.status == 0 and repo.resolve(f"{upstream.commit}^{{commit}}") != [None]:
+            _check_out(repo, upstream)
+            return repo
+        failures.append(Failure(address, _reason(result, upstream)))
+    shutil.rmtree(folder, ignore_errors=True)
+    raise unreachable(upstream, failures)
+
+
+def fetch(repo: Repo, upstream: Upstream, tried: tuple[str, ...], lock: IO[bytes], say: Callable[[str], None]) -> None:
+    """Fetch the pinned commit into an existing repository; moves no branch of the user's."""
+    failures = []
+    place = {"GIT_DIR": str(repo.git_dir), "GIT_WORK_TREE": str(repo.worktree)}
+    for address in tried:
+        say(f"Fetching from {address}")
+        for refspec in ("+refs/heads/*:refs/overlay/upstream/*", f"+{upstream.commit}:refs/overlay/upstream/pin"):
+            args = ["fetch", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--", address, refspec]
+            result = execute_showing_progress(args, repo.worktree or repo.git_dir, place, lock)
+            if repo.resolve(f"{upstream.commit}^{{commit}}") != [None]:
+                return
+        failures.append(Failure(address, _reason(result, upstream)))
+    raise unreachable(upstream, failures)
+
+
+def unreachable(upstream: Upstream, failures: list[Failure]) -> ReachTheUpstream:
+    tried = "\n".join(f"  {failure.address}\n    {failure.reason}" for failure in failures)
+    return ReachTheUpstream(
+        f"Upstream's commit {upstream.commit[:12]} could not be had from any address.",
+        f"Tried:\n{tried}",
+        "Pass --upstream with what you can reach: a mirror's URL, a folder with a clone, or a git bundle.\n"
+        + _ZIP_FIX.format(url=upstream.url).partition("\n")[2],
+    )
+
+
+def take_lock(lock: IO[bytes], what: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise SaveYourWork(what, "Two at once would spoil each other's work.", "Wait until it is done.") from error
+
+
+def _check_out(repo: Repo, upstream: Upstream) -> None:
+    """Upstream's branch at its newest commit, or the pin where the clone has no such branch (some bundles)."""
+    if upstream.exclude:
+        patterns = ["/*", *(f"!/{path.lstrip('/')}" for path in upstream.exclude)]
+        (repo.git_dir / "info").mkdir(exist_ok=True)
+        (repo.git_dir / "info" / "sparse-checkout").write_text("\n".join(patterns) + "\n", encoding="utf-8")
+        repo.git("config", "core.sparseCheckout", "true")
+        repo.git("config", "core.sparseCheckoutCone", "false")
+    newest = f"refs/remotes/origin/{upstream.branch}"
+    if repo.resolve(f"{newest}^{{commit}}") != [None]:
+        repo.git("checkout", "--quiet", "--track", "-B", upstream.branch, newest)
+    else:
+        repo.git("checkout", "--quiet", "--no-track", "-B", upstream.branch, upstream.commit)
+
+
+def _reason(result: GitResult, upstream: Upstream) -> str:
+    """git's own words, for people; its last line says what failed."""
+    if result.status == 0:
+        return f"was read, but does not hold commit {upstream.commit}: it is another project or an old copy"
+    lines = [line.strip() for line in result.error.replace("\r", "\n").split("\n") if line.strip()]
+    return " ".join(lines[-2:]) or f"git ended with status {result.status}"

@@ -1,0 +1,155 @@
+"""What the user has in the way of a change of the worktree: found out before anything is written.
+
+git's own checks are not enough: with sparse checkout, assume-unchanged bits or a kill in the middle it overwrites
+or misjudges files. So every path that changes is compared, byte by byte, with what it should hold before.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path, PurePosixPath
+from typing import Mapping
+
+from .gitrepo import Entry, Repo, blob_id, decode, encode
+
+
+class Reason(Enum):
+    """Why a path must not be overwritten."""
+
+    EDITED = "edited"
+    DELETED = "deleted"
+    STAGED = "staged in the index"
+    NOT_TRACKED = "not tracked by git"
+    FOLDER = "a folder of yours"
+    LINK = "behind a symbolic link"
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """`path` holds work that exists nowhere else. It may be a parent of the path that was to be written."""
+
+    path: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Index:
+    entries: Mapping[str, Entry]
+    skipped: frozenset[str]  # left out of the worktree by sparse checkout
+    unmerged: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Change:
+    path: str
+    old: Entry | None
+    new: Entry | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A change of the worktree, path by path. `kept`, `stale` and the rest of `changes` need different care."""
+
+    changes: tuple[Change, ...]
+    kept: tuple[Change, ...]  # the worktree already holds what is wanted: only the index must learn it
+    stale: tuple[str, ...]  # the old content, but written with the user's line-end conversion: safe to remove
+    obstacles: tuple[Obstacle, ...]
+
+
+def read_index(repo: Repo) -> Index:
+    entries: dict[str, Entry] = {}
+    skipped, unmerged = set(), set()
+    for row in repo.git("ls-files", "--stage", "-t", "-z", "--full-name").split(b"\0")[:-1]:
+        about, _, name = row.partition(b"\t")
+        tag, mode, blob, stage = about.decode().split(" ")
+        path = decode(name)
+        entries[path] = Entry(mode, blob)
+        if stage != "0":
+            unmerged.add(path)
+        if tag in "Ss":
+            skipped.add(path)
+    return Index(entries, frozenset(skipped), frozenset(unmerged))
+
+
+def changes_between(old: Mapping[str, Entry], new: Mapping[str, Entry]) -> tuple[Change, ...]:
+    paths = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+    return tuple(Change(path, old.get(path), new.get(path)) for path in paths)
+
+
+def survey(repo: Repo, changes: tuple[Change, ...], index: Index, mine: frozenset[str]) -> Survey:
+    """Compare each changing path with the worktree. `mine`: files whose edits are taken care of; they count as kept."""
+    kept: list[Change] = []
+    stale: list[str] = []
+    obstacles: dict[str, Reason] = {}
+    for change in changes:
+        seen = look(repo, change.path)
+        staged = index.entries.get(change.path)
+        if change.path in mine:
+            kept.append(change)
+        elif isinstance(seen, Obstacle):
+            obstacles[seen.path] = seen.reason
+        elif _same(repo, seen, change.new) and staged in (change.old, change.new):
+            kept.append(change)
+        elif staged != change.old:
+            obstacles[change.path] = Reason.STAGED
+        elif _same(repo, seen, change.old) or (seen is None and change.path in index.skipped):
+            pass
+        elif seen is None:
+            obstacles[change.path] = Reason.DELETED
+        elif change.old and _filtered_id(repo, change.path) == change.old.id:
+            stale.append(change.path)
+        else:
+            obstacles[change.path] = Reason.EDITED if change.old else Reason.NOT_TRACKED
+    found = tuple(Obstacle(path, reason) for path, reason in sorted(obstacles.items()))
+    return Survey(changes, tuple(kept), tuple(stale), found)
+
+
+def look(repo: Repo, path: str) -> Entry | Obstacle | None:
+    """What the worktree holds at `path`: a file's mode and raw blob id, None for nothing, or what is in the way."""
+    root = _root(repo)
+    for parent in reversed(PurePosixPath(path).parents[:-1]):
+        mode = _mode(root / parent)
+        if mode is None:
+            return None
+        if stat.S_ISLNK(mode):
+            return Obstacle(parent.as_posix(), Reason.LINK)
+        if not stat.S_ISDIR(mode):
+            return Obstacle(parent.as_posix(), Reason.NOT_TRACKED)
+    full = root / path
+    mode = _mode(full)
+    if mode is None:
+        return None
+    if stat.S_ISLNK(mode):
+        return Entry("120000", blob_id(os.fsencode(os.readlink(full))))
+    if stat.S_ISREG(mode):
+        return Entry("100755" if mode & stat.S_IXUSR else "100644", blob_id(full.read_bytes()))
+    return Obstacle(path, Reason.FOLDER if stat.S_ISDIR(mode) else Reason.NOT_TRACKED)
+
+
+def _same(repo: Repo, seen: Entry | None, wanted: Entry | None) -> bool:
+    if seen is None or wanted is None or seen == wanted:
+        return seen == wanted
+    if seen.id != wanted.id or "120000" in (seen.mode, wanted.mode):
+        return False
+    # Some file systems keep no executable bit; git notes that when it makes the repository.
+    return repo.status_of("config", "--type=bool", "--get", "core.fileMode").output.strip() == b"false"
+
+
+def _filtered_id(repo: Repo, path: str) -> str:
+    """The blob id that the user's own git sees, with their line-end conversion (core.autocrlf)."""
+    return repo.as_the_user("hash-object", "--stdin-paths", stdin=encode(path) + b"\n").output.decode().strip()
+
+
+def _root(repo: Repo) -> Path:
+    assert repo.worktree is not None
+    return repo.worktree
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return None
