@@ -1,0 +1,276 @@
+"""IMAGE_ENCODER_OM over its three runtimes. The .om runs on a stand-in for ais_bench that lets no mistake pass."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from port_models import image_encoder
+from port_models.device import DeviceUnavailable
+from port_models.eva_vit_model import EvaViT, load_eva_vit
+from port_models.image_encoder import IMAGE_ENCODER_OM
+from vit_files import write_files
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+TOLERANCE = 2e-5
+
+# torch announces at every call that the exporter which ATC needs is the older one.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Constant folding")
+
+
+def export(model: torch.nn.Module, path: Path, batch: int | None = 1, dtype: torch.dtype = torch.float32) -> Path:
+    """batch None: dynamic. Written without the exporter under test, which has its own tests."""
+    images = torch.zeros(batch or 1, 3, 224, 224, dtype=dtype)
+    dynamic = None if batch else {"input": {0: "batch"}, "output": {0: "batch"}}
+    torch.onnx.export(
+        model, (images,), str(path), opset_version=13, dynamo=False, input_names=["input"], dynamic_axes=dynamic,
+        output_names=["output"],
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """eva_vit_g.pth and blip2.pth of ViT-g's width with one used block, and the same as ONNX files."""
+    folder = tmp_path_factory.mktemp("encoder")
+    vit, blip2 = write_files(folder, width=1408, hidden=64, blocks=2, image_size=224)
+    model = load_eva_vit(vit, blip2)
+    export(model, folder / "one.onnx")
+    export(model, folder / "two.onnx", batch=2)
+    export(model, folder / "any.onnx", batch=None)
+    for name in ("one", "two", "any"):
+        (folder / f"{name}.om").write_bytes((folder / f"{name}.onnx").read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> EvaViT:
+    return load_eva_vit(folder / "eva_vit_g.pth", folder / "blip2.pth")
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 224, 224, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def ais_bench(monkeypatch: pytest.MonkeyPatch):
+    """The stand-in's module, importable as ais_bench.infer.interface."""
+    monkeypatch.syspath_prepend(str(STAND_INS))
+    import ais_bench.infer.interface as interface
+
+    yield interface
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ais_bench"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("file", ["eva_vit_g.pth", "one.onnx", "two.onnx", "any.onnx", "one.om", "two.om"])
+def test_every_runtime_gives_the_same_features(file: str, folder: Path, model, images, ais_bench) -> None:
+    """Three pictures: batches of one are split, a batch of two is filled up, the others take all at once."""
+    features = IMAGE_ENCODER_OM(folder / file, "cpu", ln_vision=folder / "blip2.pth")(images)
+    assert features.shape == (3, 257, IMAGE_ENCODER_OM.num_features)
+    assert (features.dtype, features.device) == (torch.float32, images.device)
+    assert (features - model(images)).abs().max() <= TOLERANCE
+
+
+def test_the_tolerance_would_show_a_lost_ln_vision(folder: Path, model, images) -> None:
+    features = IMAGE_ENCODER_OM(folder / "eva_vit_g.pth", "cpu")(images)
+    assert (features - model(images)).abs().max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("file", ["eva_vit_g.pth", "any.onnx", "one.om"])
+def test_any_float_type_and_memory_order(file: str, folder: Path, model, images, ais_bench) -> None:
+    encoder = IMAGE_ENCODER_OM(folder / file, "cpu", ln_vision=folder / "blip2.pth")
+    turned = images.transpose(2, 3)
+    assert not turned.is_contiguous()
+    assert (encoder(turned) - model(turned)).abs().max() <= TOLERANCE
+    assert (encoder(images.double()) - model(images)).abs().max() <= TOLERANCE
+    assert encoder(images[:1].bfloat16()).dtype == torch.float32
+    assert not encoder(images[:1].requires_grad_()).requires_grad
+
+
+def test_a_file_that_takes_float16(folder: Path, images, ais_bench, tmp_path: Path) -> None:
+    """ATC's --input_fp16_nodes makes the input float16, --output_type the output."""
+    half = load_eva_vit(folder / "eva_vit_g.pth", folder / "blip2.pth", dtype=torch.float16).half()
+    path = export(half, tmp_path / "half.onnx", dtype=torch.float16).rename(tmp_path / "half.om")
+    features = IMAGE_ENCODER_OM(path, "cpu")(images[:1])
+    assert features.dtype == torch.float32
+    assert (features - half(images[:1].half())).norm() / features.norm() < 1e-2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.zeros(1, 3, 448, 448), torch.zeros(3, 224, 224), torch.zeros(0, 3, 224, 224), torch.zeros(1, 1, 224, 224)],
+    ids=lambda tensor: "x".join(map(str, tensor.shape)),
+)
+def test_pictures_that_do_not_fit(wrong: torch.Tensor, folder: Path, ais_bench) -> None:
+    for file in ("eva_vit_g.pth", "any.onnx", "one.om"):
+        with pytest.raises(ValueError, match=r"takes pictures of shape \(B, 3, 224, 224\) with B >= 1, got"):
+            IMAGE_ENCODER_OM(folder / file, "cpu", ln_vision=folder / "blip2.pth")(wrong)
+
+
+def test_pixel_values_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"normalised float pictures, got torch\.uint8"):
+        IMAGE_ENCODER_OM(folder / "any.onnx", "cpu")(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
+
+
+def test_a_folder_stands_for_the_one_file_in_it(folder: Path, tmp_path: Path, images, model) -> None:
+    with pytest.raises(FileNotFoundError, match="holds 0 of eva_vit_g"):
+        IMAGE_ENCODER_OM(tmp_path, "cpu")
+    (tmp_path / "eva_vit_g.onnx").write_bytes((folder / "one.onnx").read_bytes())
+    assert (IMAGE_ENCODER_OM(f"{tmp_path}/", "cpu")(images) - model(images)).abs().max() <= TOLERANCE
+    (tmp_path / "eva_vit_g.om").touch()
+    with pytest.raises(FileNotFoundError, match="holds 2 of"):
+        IMAGE_ENCODER_OM(tmp_path, "cpu")
+
+
+def test_missing_and_unknown_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.om does not exist\. Set `encoder`"):
+        IMAGE_ENCODER_OM(tmp_path / "gone.om", "cpu")
+    with pytest.raises(ValueError, match=r"neither \.om, \.onnx nor \.pth"):
+        IMAGE_ENCODER_OM(tmp_path / "eva_vit_g.bin", "cpu")
+
+
+def test_files_that_are_no_image_encoder(tmp_path: Path, ais_bench) -> None:
+    class TwoInputs(torch.nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+    class Narrow(torch.nn.Module):
+        def forward(self, a):
+            return a.reshape(1, -1, 224)
+
+    image = torch.zeros(1, 3, 224, 224)
+    torch.onnx.export(TwoInputs(), (image, image), str(tmp_path / "two.onnx"), dynamo=False)
+    with pytest.raises(ValueError, match="one float input"):
+        IMAGE_ENCODER_OM(tmp_path / "two.onnx", "cpu")
+    torch.onnx.export(Narrow(), (image,), str(tmp_path / "narrow.onnx"), dynamo=False)
+    with pytest.raises(RuntimeError, match=r"answered with shape \(1, 672, 224\), expected \(1, tokens, 1408\)"):
+        IMAGE_ENCODER_OM(tmp_path / "narrow.onnx", "cpu")(image)
+    (tmp_path / "bad.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ValueError, match=r"onnxruntime cannot load .*bad\.onnx"):
+        IMAGE_ENCODER_OM(tmp_path / "bad.onnx", "cpu")
+    (tmp_path / "bad.om").write_bytes(b"not a graph")
+    with pytest.raises(ValueError, match=r"ais_bench cannot load .*bad\.om on NPU 0"):
+        IMAGE_ENCODER_OM(tmp_path / "bad.om", "cpu")
+
+
+def test_onnx_without_its_weight_files(folder: Path, tmp_path: Path) -> None:
+    onnx.save(onnx.load(folder / "one.onnx"), tmp_path / "a.onnx", save_as_external_data=True, location="a.weights")
+    IMAGE_ENCODER_OM(tmp_path / "a.onnx", "cpu")
+    (tmp_path / "a.weights").unlink()
+    with pytest.raises(ValueError, match="copy the whole folder, or export it again"):
+        IMAGE_ENCODER_OM(tmp_path / "a.onnx", "cpu")
+
+
+def test_it_is_no_module(folder: Path) -> None:
+    """MiniGPT-4's own state must neither hold nor ask for the encoder's weights."""
+    holder = torch.nn.Module()
+    holder.image_encoder = IMAGE_ENCODER_OM(folder / "eva_vit_g.pth", "cpu")
+    assert list(holder.state_dict()) == []
+
+
+# The .om path
+
+
+def test_om_without_ais_bench(folder: Path) -> None:
+    with pytest.raises(DeviceUnavailable, match=r"one\.om needs ais_bench, aclruntime and CANN"):
+        IMAGE_ENCODER_OM(folder / "one.om", "cpu")
+
+
+def test_om_with_a_dynamic_batch(folder: Path, ais_bench) -> None:
+    with pytest.raises(ValueError, match=r'dynamic batch.*--input_shape="input:1,3,224,224"'):
+        IMAGE_ENCODER_OM(folder / "any.om", "cpu")
+
+
+def test_om_behind_a_symbolic_link(folder: Path, tmp_path: Path, images, model, ais_bench) -> None:
+    (tmp_path / "link.om").symlink_to(folder / "one.om")
+    features = IMAGE_ENCODER_OM(tmp_path / "link.om", "cpu")(images)
+    assert (features - model(images)).abs().max() <= TOLERANCE
+
+
+def test_om_runs_on_the_npu_of_the_devices_number(folder: Path, monkeypatch, ais_bench) -> None:
+    """torch knows no `npu` here, so the resolved device is a stand-in too."""
+    monkeypatch.setattr(image_encoder, "resolve_device", lambda spec: SimpleNamespace(type="npu", index=int(spec[-1])))
+    assert IMAGE_ENCODER_OM(folder / "one.om", "npu:3")._runner.session.device_id == 3
+    with pytest.raises(ValueError, match=r"on NPU 9: .*107001.*npu-smi info"):
+        IMAGE_ENCODER_OM(folder / "one.om", "npu:9")
+
+
+def test_om_gives_torch_npu_its_context_back(folder: Path, images, monkeypatch, ais_bench) -> None:
+    """aclruntime sets its own ACL context in the calling thread; torch_npu must find its one afterwards."""
+    current = ["torch_npu's"]
+    acl = ModuleType("acl")
+    acl.rt = SimpleNamespace(get_context=lambda: (current[0], 0), set_context=lambda c: current.__setitem__(0, c))
+    monkeypatch.setitem(sys.modules, "acl", acl)
+    for method in ("__init__", "infer"):
+        real = getattr(ais_bench.InferSession, method)
+
+        def takes_the_context(self, *args, real=real):
+            current[0] = "aclruntime's"
+            return real(self, *args)
+
+        monkeypatch.setattr(ais_bench.InferSession, method, takes_the_context)
+    encoder = IMAGE_ENCODER_OM(folder / "one.om", "cpu")
+    assert current == ["torch_npu's"]
+    encoder(images)
+    assert current == ["torch_npu's"]
+
+
+def test_the_stand_in_lets_no_mistake_pass(folder: Path, ais_bench) -> None:
+    """Where the real ais_bench crashes or computes nonsense (observed on 0.0.2), the stand-in raises."""
+    session = ais_bench.InferSession(0, str(folder / "one.om"))
+    good = np.zeros((1, 3, 224, 224), np.float32)
+    assert session.infer([good])[0].shape == (1, 257, 1408)
+    corrupt = {
+        "bare array": good,
+        "bits of another type": [good.view(np.int32)],
+        "another rank": [good.reshape(3, 224, 224)],
+        "another order": [np.asfortranarray(good)],
+    }
+    for case in corrupt.values():
+        with pytest.raises(ais_bench.WouldCorrupt, match="stand-in"):
+            session.infer(case)
+    with pytest.raises(ais_bench.WouldCrash, match="segmentation fault"):
+        session.infer([good, good])
+    for case in ([], [good.astype(np.float16)], [good.astype(np.float64)], [torch.zeros(1, 3, 224, 224)]):
+        with pytest.raises(RuntimeError, match="stand-in"):
+            session.infer(case)
+    session.free_resource()
+    with pytest.raises(ais_bench.WouldCrash, match="after finalize"):
+        session.infer([good])
+    with pytest.raises(TypeError):
+        ais_bench.InferSession("0", str(folder / "one.om"))
+
+
+def test_no_except_exception_hides_the_stand_ins_verdict(ais_bench) -> None:
+    assert not issubclass(ais_bench.WouldCrash, Exception)
+    assert not issubclass(ais_bench.WouldCorrupt, Exception)
+
+
+# The .onnx path on CUDA
+
+
+@pytest.mark.parametrize(("installed", "first"), [(True, "CUDAExecutionProvider"), (False, "CPUExecutionProvider")])
+def test_onnx_takes_cuda_where_its_build_is_installed(installed, first, folder: Path, monkeypatch) -> None:
+    """No GPU here: what is asserted is which providers onnxruntime is asked for."""
+    asked: list = []
+    real = onnxruntime.InferenceSession
+
+    def session(path, providers):
+        asked.extend(providers)
+        return real(path, providers=["CPUExecutionProvider"])
+
+    names = ["CUDAExecutionProvider"] * installed + ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(image_encoder, "resolve_device", lambda spec: torch.device(spec))
+    IMAGE_ENCODER_OM(folder / "any.onnx", "cuda:1")
+    assert (asked[0] if isinstance(asked[0], str) else asked[0][0]) == first
+    assert ("CUDAExecutionProvider", {"device_id": 1}) in asked or not installed
