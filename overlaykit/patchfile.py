@@ -142,20 +142,20 @@ def _read_diff(name: str, first_line: int, text: str) -> tuple[FileChange, ...]:
 
 
 def _unidiff(name: str, first_line: int, lines: list[str]) -> unidiff.PatchSet:
-    """Parse; unidiff's errors carry no line, so remember the `@@` line that it was reading."""
+    """Parse; unidiff's errors carry no line, so remember the hunk or file that it was reading."""
     reading = 0
 
     def watched() -> Iterator[str]:
         nonlocal reading
         for number, line in enumerate(lines):
-            if line.startswith("@@ "):
+            if line.startswith(("@@ ", "diff --git ")):
                 reading = number
             yield line
 
     try:
         return unidiff.PatchSet(watched())
     except unidiff.UnidiffParseError as error:
-        why = "The line counts of a hunk header must match the lines below it."
+        why = "Hunk headers must count the lines below them, and file headers name one file."
         raise broken(name, first_line + reading, str(error).strip(), why) from error
 
 
@@ -192,10 +192,10 @@ def _read_header(name: str, first_line: int, lines: list[str], at: int) -> tuple
         elif kind == "paths":
             quoted = "paths with special characters are not supported"
             raise broken(name, first_line + at, f"{quoted}: {lines[at].strip()}", fix="Rename the file.")
-    # What follows must be a hunk; an empty file has neither `---` nor hunks, and may end the patch.
-    ends = "target" not in header and ("".join(lines[at:]).strip("\n") == "" or lines[at] == "-- \n")
-    if not ends and not "".join(lines[at : at + 1]).startswith(("@@ ", "diff --git ")):
-        raise _stray(name, first_line + at, lines[at])
+    # A hunk follows; or, behind an empty file, the next file or the end.
+    follows = "".join(lines[at : at + 1]).strip("\n")
+    if follows and follows != "-- " and not follows.startswith(("@@ ", "diff --git ")):
+        raise _stray(name, first_line + at, follows)
     if not re.fullmatch(r"[0-9a-f]{40}\.\.[0-9a-f]{40}(?: \d+)?", header.get("index", "")):
         why = "Without both full blob ids nobody can tell whether the file is the one the patch was made for."
         raise broken(name, first_line + start, "no index line with two full blob ids", why)
@@ -247,8 +247,8 @@ def _file_change(name: str, line: int, header: dict[str, str], hunks: tuple[Hunk
             raise broken(name, line, f"{path}: {kind}; only plain files (100644, 100755) may be patched")
     if (old_blob == NO_BLOB) != bool(created) or (new_blob == NO_BLOB) != bool(deleted):
         raise broken(name, line, f"{path}: the index line and 'new file' or 'deleted file' disagree")
-    if not hunks and old_blob != new_blob and not created and not deleted:
-        raise broken(name, line, f"{path}: the blob changes, but no hunk follows")
+    if not hunks and ("target" in header or not (created or deleted)):
+        raise broken(name, line, f"{path}: no hunk follows")
     _check_order(name, hunks)
     old_path, new_path = None if created else path, None if deleted else path
     return FileChange(line, old_path, new_path, old_blob, new_blob, old_mode, new_mode, hunks)
