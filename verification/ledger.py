@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import platform
-import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from pathlib import Path
 import yaml
 
 from overlaykit.errors import FixTheProjectFile, OverlayError
+from verification.markdown import insert
 
 PROJECT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 NEVER = "never run"
 # The kinds of evidence, weakest last. "simulated" and "stand-in" show arguments and control flow, never numerics.
 KINDS = {
@@ -116,17 +115,6 @@ def _made_on(language: str) -> str:
     )
 
 
-def insert(readme: Path, table: str) -> None:
-    """Replace what stands between the two markers."""
-    text = readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise FixTheProjectFile(
-            f"{readme} needs the lines {BEGIN} and {END} once each", "The ledger goes between them."
-        )
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    readme.write_text(pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", text), encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("junit", type=Path, help="the JUnit XML of a run of the whole default suite")
@@ -135,7 +123,7 @@ def main() -> int:
         claims = read_claims(PROJECT / "configs" / "claims.yaml")
         results = read_results(arguments.junit)
         for language, name in (("en", "README.md"), ("zh", "README.zh.md")):
-            insert(PROJECT / name, render(claims, results, language))
+            insert(PROJECT / name, "ledger", render(claims, results, language))
     except OverlayError as error:
         print(error, file=sys.stderr)
         return error.code
