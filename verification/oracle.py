@@ -156,7 +156,7 @@ def rename_qformer(key: str) -> str:
 
 
 class Projection:
-    """llama_proj: (B, queries, hidden) -> (B, queries, llama), or without a Q-Former (B, 257, 1408) -> (B, 64, llama)."""
+    """llama_proj: (B, queries, hidden) -> (B, queries, llama); without a Q-Former (B, 257, 1408) -> (B, 64, llama)."""
 
     def __init__(self, checkpoint: Path) -> None:
         state = read_state(checkpoint)

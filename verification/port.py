@@ -1,0 +1,232 @@
+"""The port under test: what it computes at every stage for one picture and one question.
+
+PatchedUpstream is the workspace that apply.py made, driven through run_predict.py and upstream's Chat, as a user
+drives it. OverlayAlone needs no upstream: our encoder and our decoder with Hugging Face's Q-Former between them.
+Both run the real code path once and record what passes from one part to the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+import types
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from verification import oracle
+from verification.weights import WeightFiles
+
+Parameters = dict[str, dict[str, Tensor]]  # YAML key -> name in the file -> what the model holds
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """features (1, 257, 1408); queries (1, 32, hidden), None without a Q-Former; embeddings (1, N, llama)."""
+
+    features: Tensor
+    queries: Tensor | None
+    embeddings: Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    stopped: bool  # by a stop word or the end token, not by length
+    tokens: int
+
+
+class PatchedUpstream:
+    """A workspace in this process. One per process: Python can import only one `minigpt4`."""
+
+    qformer_is_reference = False
+
+    def __init__(self, workspace: Path, cfg_path: str, files: WeightFiles, device: str) -> None:
+        self.files = files
+        sys.path.insert(0, str(workspace))
+        run_predict = importlib.import_module("run_predict")
+        with contextlib.redirect_stdout(sys.stderr):  # upstream prints its progress
+            self.device = run_predict.pick_device(device)
+            config = run_predict.read_config(argparse.Namespace(cfg_path=str(workspace / cfg_path), options=None))
+            for key, path in files.items.items():
+                config.model_cfg[key] = str(path)
+            config.model_cfg.low_resource = False
+            self.chat, self.conversation = run_predict.build_chat(config, self.device)
+        self.model = self.chat.model
+        self.dtype: torch.dtype = self.model.llama_model.dtype
+
+    def pixels(self, path: Path) -> Tensor:
+        """(1, 3, S, S): what upstream's own processor makes of the file."""
+        with Image.open(path) as picture:
+            return self.chat.vis_processor(picture.convert("RGB")).unsqueeze(0).to(self.device)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Encoded:
+        """One call of encode_img, listening at the encoder and at the projection."""
+        features: list[Tensor] = []
+        projected: list[Tensor] = []
+        encoder = self.model.image_encoder
+
+        def listen(images: Tensor) -> Tensor:
+            features.append(encoder(images))
+            return features[-1]
+
+        hook = self.model.llama_proj.register_forward_hook(lambda _, taken, given: projected.append(taken[0]))
+        self.model.image_encoder = listen
+        try:
+            embeddings, _ = self.model.encode_img(pixels)
+        finally:
+            self.model.image_encoder = encoder
+            hook.remove()
+        return Encoded(features[0], projected[0] if self.files.q_former_model else None, embeddings)
+
+    @torch.no_grad()
+    def prompt(self, question: str, embeddings: Tensor) -> Tensor:
+        """(1, T, hidden): the conversation with the picture in its place."""
+        return self._options(question, embeddings, 1)["inputs_embeds"]
+
+    @torch.no_grad()
+    def logits(self, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
+        """(1, T + len(ids), vocabulary): the prompt and then `ids`, whatever the model itself would have said."""
+        return decoder_logits(self.model.llama_model, self.model.embed_tokens, prompt, ids)
+
+    @torch.no_grad()
+    def greedy(self, prompt: Tensor, max_new_tokens: int) -> tuple[int, ...]:
+        with self.model.maybe_autocast():
+            return greedy_ids(self.model.llama_model, prompt, max_new_tokens)
+
+    @torch.no_grad()
+    def answer(self, question: str, embeddings: Tensor, max_new_tokens: int) -> Answer:
+        """Greedy, with upstream's stop words, cut as Chat.answer cuts it."""
+        options = self._options(question, embeddings, max_new_tokens)
+        ids = self.chat.model_generate(**{**options, "do_sample": False})[0].tolist()
+        text = self.model.llama_tokenizer.decode(ids, skip_special_tokens=True)
+        return Answer(text.split("###")[0].strip(), len(ids) < max_new_tokens, len(ids))
+
+    def parameters(self) -> Parameters:
+        state = self.model.state_dict()
+
+        def part(*prefixes: str) -> dict[str, Tensor]:
+            names = [name for name in state if name.startswith(prefixes) and not name.endswith(".position_ids")]
+            return {name: state[name] for name in names}
+
+        return {
+            "llama_model": {name[len("llama_model.") :]: state[name] for name in part("llama_model.")},
+            "q_former_model": part("Qformer.bert.", "query_tokens"),
+            "ckpt": part("llama_proj."),
+            "encoder": eager_parameters(self.model.image_encoder),
+        }
+
+    def _options(self, question: str, embeddings: Tensor, max_new_tokens: int) -> dict[str, Any]:
+        conversation = self.conversation.copy()
+        self.chat.upload_img(None, conversation, [])
+        self.chat.ask(question, conversation)
+        return self.chat.answer_prepare(conversation, [embeddings], max_new_tokens=max_new_tokens)
+
+
+class OverlayAlone:
+    """Our encoder, Hugging Face's Q-Former, our decoder: what can be shown where upstream cannot be reached."""
+
+    qformer_is_reference = True
+
+    def __init__(self, overlay: Path, files: WeightFiles, device: str) -> None:
+        import transformers
+
+        self.files, self.parts = files, import_overlay(overlay)
+        self.device = self.parts("models.device").resolve_device(device)
+        self.dtype: torch.dtype = self.parts("models.device").compute_dtype(self.device)
+        self.encoder = self.parts("models.image_encoder").IMAGE_ENCODER_OM(
+            files.encoder, self.device, ln_vision=files.q_former_model
+        )
+        self.qformer = oracle.QFormer(files.q_former_model, files.bert) if files.q_former_model and files.bert else None
+        self.projection = oracle.Projection(files.ckpt)
+        self.decoder = self.parts("models.modeling_vicuna_ascend").LlamaForCausalLM.from_pretrained(
+            files.llama_model, torch_dtype=self.dtype, device_map={"": self.device}
+        )
+        self.tokenizer = transformers.LlamaTokenizer.from_pretrained(str(files.llama_model), use_fast=False)
+        steps = self.parts("processors.pil_transforms")
+        self.processor = steps.Compose(
+            [
+                steps.Resize((224, 224), interpolation=steps.InterpolationMode.BICUBIC),
+                steps.ToTensor(),
+                steps.Normalize(oracle.MEAN, oracle.STD),
+            ]
+        )
+
+    def pixels(self, path: Path) -> Tensor:
+        with Image.open(path) as picture:
+            return self.processor(picture.convert("RGB")).unsqueeze(0)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Encoded:
+        features = self.encoder(pixels)
+        queries = self.qformer(features) if self.qformer else None
+        return Encoded(features, queries, self.projection(features if queries is None else queries))
+
+    @torch.no_grad()
+    def prompt(self, question: str, embeddings: Tensor) -> Tensor:
+        segments = oracle.TEMPLATES[self.files.model_type].format(question=question).split("<ImageHere>")
+        embedded = []
+        for number, text in enumerate(segments):
+            ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=number == 0).input_ids
+            embedded.append(self.decoder.base_model.embed_tokens(ids.to(self.device)))
+        return torch.cat((embedded[0], embeddings.to(embedded[0]), embedded[1]), dim=1)
+
+    @torch.no_grad()
+    def logits(self, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
+        return decoder_logits(self.decoder, self.decoder.base_model.embed_tokens, prompt, ids)
+
+    @torch.no_grad()
+    def greedy(self, prompt: Tensor, max_new_tokens: int) -> tuple[int, ...]:
+        return greedy_ids(self.decoder, prompt, max_new_tokens)
+
+    def answer(self, question: str, embeddings: Tensor, max_new_tokens: int) -> Answer:
+        """Greedy; "###" ends it, as upstream's stop words do."""
+        ids = self.greedy(self.prompt(question, embeddings), max_new_tokens)
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Answer(text.split("###")[0].strip(), "###" in text or len(ids) < max_new_tokens, len(ids))
+
+    def parameters(self) -> Parameters:
+        return {
+            "llama_model": dict(self.decoder.named_parameters()),
+            "ckpt": {"llama_proj.weight": self.projection.weight, "llama_proj.bias": self.projection.bias},
+            "encoder": eager_parameters(self.encoder),
+        }
+
+
+def decoder_logits(decoder: Any, embed: Any, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
+    follow = embed(torch.tensor([ids], device=prompt.device)).to(prompt.dtype)
+    inputs = torch.cat((prompt, follow), dim=1)
+    mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
+    return decoder(inputs_embeds=inputs, attention_mask=mask).logits
+
+
+def greedy_ids(decoder: Any, prompt: Tensor, max_new_tokens: int) -> tuple[int, ...]:
+    mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+    ids = decoder.generate(
+        inputs_embeds=prompt, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+    )
+    return tuple(ids[0].tolist())
+
+
+def eager_parameters(encoder: Any) -> dict[str, Tensor]:
+    """The encoder's tensors by their names in the files; empty for an .onnx or .om, which hold them inside."""
+    model = getattr(getattr(encoder, "_runner", None), "model", None)
+    return dict(model.named_parameters()) if isinstance(model, torch.nn.Module) else {}
+
+
+def import_overlay(overlay: Path) -> Any:
+    """A function that imports `models.x` or `processors.x` of the overlay without upstream around it."""
+    root = f"overlay_alone_{zlib.crc32(str(overlay).encode())}"
+    for name in ("", ".models", ".processors"):
+        package = types.ModuleType(root + name)
+        package.__path__ = [str(overlay / "minigpt4" / name[1:])]
+        sys.modules.setdefault(root + name, package)
+    return lambda name: importlib.import_module(f"{root}.{name}")

@@ -1,0 +1,75 @@
+"""Prove that the patched MiniGPT-4 is the model that it claims to be.
+
+    python verify.py --images examples_v2/
+
+Checks, in order: the tree against the lock; the weights, present and loaded key by key; every stage against an
+independent MiniGPT-4 made of Hugging Face parts; the prompts of configs/prompts.yaml.
+
+Exit codes: 0 verified; 1 a check failed; 2 usage; 4 the tree is not the one of the lock; 5 weights or device are
+missing, so not everything ran; 70 unexpected, with a traceback; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+from overlaykit.errors import OverlayError
+from verification.report import to_json, to_table
+from verification.run import Request, verify_overlay, verify_workspace
+from verification.weights import DEFAULT_CFG
+
+PROJECT = Path(__file__).resolve().parent
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    request = Request(
+        project=PROJECT,
+        workspace=Path(options.workspace),
+        images=options.images,
+        weights=options.weights,
+        cfg_path=options.cfg_path,
+        device=options.device,
+    )
+    try:
+        report = verify_overlay(request) if options.overlay_alone else verify_workspace(request)
+    except OverlayError as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("\nverify: interrupted", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 70
+    print(to_json(report) if options.json else to_table(report, shutil.get_terminal_size((120, 24)).columns))
+    return report.exit_code
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--images", default="examples_v2/", help="a picture or a folder, also looked for in the workspace"
+    )
+    parser.add_argument("--workspace", default="./MiniGPT-4", help="what apply.py made (%(default)s)")
+    parser.add_argument(
+        "--weights",
+        metavar="tiny|FOLDER",
+        help="tiny: synthetic weights, made on first use; or a folder with weights/, pretrain/ and othfiles/; "
+        "default: the files that the workspace's YAML names",
+    )
+    parser.add_argument("--cfg-path", default=DEFAULT_CFG, help="the eval YAML inside the workspace (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or npu:N (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
+    parser.add_argument(
+        "--overlay-alone", action="store_true", help="verify the overlay without a workspace (no upstream needed)"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
