@@ -106,15 +106,18 @@ def load_rules(path: str | Path) -> Rules:
         document = Document(str(path), path.read_bytes())
     except OSError as error:
         raise FixTheProjectFile(f"{path}: cannot be read: {error.strerror}") from error
-    content = _mapping(str(path), document.root)
-    unknown = set(content) - {"variables", "rules"}
+    sections = document.mapping(document.root)
+    unknown = set(sections) - {"variables", "rules"}
     if unknown:
         raise FixTheProjectFile(f"{path}: unknown section {min(unknown)}", "There are: variables, rules.")
-    variables = {name: _default(path, name, node) for name, node in _section(path, content, "variables").items()}
+    variables = {}
+    if "variables" in sections:
+        for name, node in document.mapping(sections["variables"]).items():
+            variables[name] = _string(document, f"variable {name}", node)
     found: list[Rule] = []
-    for file, node in _section(path, content, "rules").items():
-        for name, body in _mapping(str(path), node).items():
-            found.append(_rule(path, file, name, body))
+    if "rules" in sections:
+        for file, entries in document.mapping(sections["rules"]).items():
+            found += [_rule(document, file, name, node) for name, node in document.mapping(entries).items()]
     rules = Rules(variables, tuple(found))
     _check_unique(path, rules)
     try:
@@ -154,47 +157,20 @@ def _expand(name: str, text: str, variables: Mapping[str, str], within: tuple[st
     return _REFERENCE.sub(replaced, text)
 
 
-def _mapping(where: str, node: yaml.Node | None) -> dict[str, yaml.Node]:
-    """The entries of a mapping node; unlike yaml.load it does not let the last of two equal keys win."""
-    if not isinstance(node, yaml.MappingNode):
-        line = node.start_mark.line + 1 if node else 1
-        raise FixTheProjectFile(f"{where}:{line}: expected a mapping (name: value)")
-    entries: dict[str, yaml.Node] = {}
-    for key, value in node.value:
-        at = f"{where}:{key.start_mark.line + 1}"
-        if not isinstance(key, yaml.ScalarNode):
-            raise FixTheProjectFile(f"{at}: expected a name")
-        if key.value in entries:
-            raise FixTheProjectFile(f"{at}: {key.value} appears twice")
-        entries[key.value] = value
-    return entries
-
-
-def _section(path: Path, content: Mapping[str, yaml.Node], name: str) -> dict[str, yaml.Node]:
-    return _mapping(str(path), content[name]) if name in content else {}
-
-
-def _plain_value(path: Path, name: str, node: yaml.Node) -> Value:
-    value = Loader("").construct_object(node) if isinstance(node, yaml.ScalarNode) else node
-    if isinstance(value, yaml.Node):
-        raise FixTheProjectFile(f"{path}:{node.start_mark.line + 1}: {name} must be a single value")
-    return value
-
-
-def _default(path: Path, name: str, node: yaml.Node) -> str:
-    value = _plain_value(path, name, node)
+def _string(document: Document, name: str, node: yaml.Node) -> str:
+    value = document.scalar(name, node)
     if not isinstance(value, str):
-        raise FixTheProjectFile(f"{path}:{node.start_mark.line + 1}: variable {name} must be a string; quote it")
+        raise FixTheProjectFile(f"{document.where}:{node.start_mark.line + 1}: {name} must be a string; quote it")
     return value
 
 
-def _rule(path: Path, file: str, name: str, node: yaml.Node) -> Rule:
-    fields = _mapping(str(path), node)
+def _rule(document: Document, file: str, name: str, node: yaml.Node) -> Rule:
+    fields = document.mapping(node)
     if set(fields) != {"key", "value"}:
-        at = f"{path}:{node.start_mark.line + 1}"
+        at = f"{document.where}:{node.start_mark.line + 1}"
         raise FixTheProjectFile(f"{at}: rule {name} needs exactly `key` and `value`, it has: {', '.join(fields)}")
-    key = _default(path, f"{name}.key", fields["key"])
-    return Rule(name, file, key, _plain_value(path, name, fields["value"]))
+    key = _string(document, f"the key of {name}", fields["key"])
+    return Rule(name, file, key, document.scalar(f"the value of {name}", fields["value"]))
 
 
 def _check_unique(path: Path, rules: Rules) -> None:

@@ -51,14 +51,14 @@ class Document:
 
     def value(self, key: str) -> Value:
         """The value at a dotted key, such as `model.ckpt`."""
-        return self._construct(key, self._path(key)[-1])
+        return self.scalar(key, self._path(key)[-1])
 
     def replace(self, values: Mapping[str, Value]) -> bytes:
         """The file with the values at these dotted keys exchanged. Values that are there already stay untouched."""
         edits = {}
         for key, value in values.items():
             path = self._path(key)
-            if not same(self._construct(key, path[-1]), value):
+            if not same(self.scalar(key, path[-1]), value):
                 edits[path[-1].start_mark.index] = self._edit(key, path, value)
         text = self.text
         for start, end, new in sorted(edits.values(), reverse=True):
@@ -66,6 +66,29 @@ class Document:
         data = text.encode("utf-8")
         self._check(data, values, set(edits))
         return data
+
+    def scalar(self, name: str, node: yaml.Node) -> Value:
+        """The value of one node; `name` is for messages."""
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._error(node, f"{name} is not a single value", "Write one value there.")
+        try:
+            value = Loader("").construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            raise self._error(node, f"{name} cannot be read: {error}", "Write a plain value there.") from error
+        if value is not None and not isinstance(value, (str, bool, int, float)):
+            raise self._error(node, f"{name} is a {type(value).__name__}", "Write a plain value there.")
+        return value
+
+    def mapping(self, node: yaml.Node | None) -> dict[str, yaml.Node]:
+        """The entries of one mapping node. Unlike yaml.load it does not let the last of two equal keys win."""
+        if not isinstance(node, yaml.MappingNode):
+            raise self._error(node, "expected a mapping (name: value)")
+        entries: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value in entries:
+                raise self._error(key, f"{key.value} appears twice" if key.value in entries else "expected a name")
+            entries[key.value] = value
+        return entries
 
     def _path(self, key: str) -> list[yaml.Node]:
         """The nodes from the root to the value of `key`."""
@@ -84,21 +107,10 @@ class Document:
             path.append(found[0])
         return path
 
-    def _construct(self, key: str, node: yaml.Node) -> Value:
-        if not isinstance(node, yaml.ScalarNode):
-            raise self._error(node, f"{key} is not a single value", "Write one value there.")
-        try:
-            value = Loader("").construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            raise self._error(node, f"{key} cannot be read: {error}", "Write a plain value there.") from error
-        if value is not None and not isinstance(value, (str, bool, int, float)):
-            raise self._error(node, f"{key} is a {type(value).__name__}", "Write a plain value there.")
-        return value
-
     def _edit(self, key: str, path: list[yaml.Node], value: Value) -> tuple[int, int, str]:
         """Start, end and new characters of one replacement."""
         node = path[-1]
-        assert isinstance(node, yaml.ScalarNode)  # _construct has refused anything else
+        assert isinstance(node, yaml.ScalarNode)  # `scalar` has refused anything else
         parents = _parents(path[0])
         if any(parents[id(step)] > 1 for step in path[1:]):
             problem = f"{key} is shared through an anchor (&) and an alias (*)"
@@ -131,8 +143,9 @@ class Document:
     def _missing(self, key: str) -> FixTheProjectFile:
         return FixTheProjectFile(f"{self.where} has no key {key}", did_you_mean(key, self.keys()))
 
-    def _error(self, node: yaml.Node, what: str, fix: str) -> FixTheProjectFile:
-        return FixTheProjectFile(f"{self.where}:{node.start_mark.line + 1}: {what}", "", fix)
+    def _error(self, node: yaml.Node | None, what: str, fix: str = "") -> FixTheProjectFile:
+        line = node.start_mark.line + 1 if node else 1
+        return FixTheProjectFile(f"{self.where}:{line}: {what}", "", fix)
 
 
 def same(one: Value, other: Value) -> bool:
