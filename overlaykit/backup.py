@@ -1,29 +1,26 @@
-"""--force: save what is about to be replaced as a commit under refs/overlay/backup/, then clear the way."""
+"""--force: save what is about to be replaced as a commit under refs/overlay/backup/."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 from .errors import SaveYourWork
 from .gitrepo import Entry, Repo
 from .survey import Index, Obstacle, Reason
-from .swap import Head, remove_empty_parents
 
 AUTHOR = "overlay <overlay@localhost>"
 
 
-def save(repo: Repo, head: Head, obstacles: tuple[Obstacle, ...], index: Index, scratch: Path) -> str:
-    """Save each obstacle's content, and HEAD with the user's commits as the parent. The name of the new ref."""
-    assert repo.worktree is not None and head.commit is not None
+def save(repo: Repo, parents: tuple[str, ...], obstacles: tuple[Obstacle, ...], index: Index, scratch: Path) -> str:
+    """Save each obstacle's content in a commit on top of `parents`. The name of the new ref."""
+    assert repo.worktree is not None
     files = [path for obstacle in obstacles for path in _files_at(repo.worktree, obstacle)]
     entries = dict(zip(files, _store(repo, files, scratch)))
-    parent = head.commit
     staged = {
         obstacle.path: index.entries[obstacle.path]
         for obstacle in obstacles
@@ -31,27 +28,13 @@ def save(repo: Repo, head: Head, obstacles: tuple[Obstacle, ...], index: Index, 
     }
     date = f"{int(time.time())} +0000"
     if staged:
-        parent = _commit(repo, staged, parent, "overlay: staged before --force\n", date, scratch / "staged-index")
-    tip = _commit(repo, entries, parent, "overlay: replaced by --force\n", date, scratch / "backup-index")
+        parents = (_commit(repo, staged, parents, "overlay: staged before --force\n", date, scratch / "staged-index"),)
+    tip = _commit(repo, entries, parents, "overlay: replaced by --force\n", date, scratch / "backup-index")
     name = time.strftime("refs/overlay/backup/%Y%m%dT%H%M%SZ", time.gmtime())
     taken = repo.line("for-each-ref", "--format=%(refname)", "refs/overlay/backup/").split("\n")
     ref = next(ref for n in range(1, 10**6) if (ref := name if n == 1 else f"{name}-{n}") not in taken)
     repo.update_refs({ref: tip})
     return ref
-
-
-def clear(repo: Repo, obstacles: tuple[Obstacle, ...], committed: dict[str, Entry]) -> None:
-    """Remove what `save` saved, and unstage it."""
-    assert repo.worktree is not None
-    for obstacle in obstacles:
-        path = repo.worktree / obstacle.path
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-            remove_empty_parents(repo.worktree, obstacle.path)
-    staged = [obstacle.path for obstacle in obstacles if obstacle.reason is Reason.STAGED]
-    repo.update_index({path: committed.get(path) for path in staged})
 
 
 def how_to_restore(folder: Path, ref: str) -> str:
@@ -90,11 +73,13 @@ def _store(repo: Repo, files: list[str], scratch: Path) -> Iterator[Entry]:
     return (Entry(mode, blob) for mode, blob in zip(modes, repo.write_files(sources)))
 
 
-def _commit(repo: Repo, entries: dict[str, Entry], parent: str, message: str, date: str, index: Path) -> str:
+def _commit(
+    repo: Repo, entries: dict[str, Entry], parents: tuple[str, ...], message: str, date: str, index: Path
+) -> str:
     private = repo.having(GIT_INDEX_FILE=str(index))
     private.git("read-tree", "--empty")
     private.update_index(entries)
-    return repo.commit(private.write_tree(), parent, message, AUTHOR, date)
+    return repo.commit(private.write_tree(), parents, message, AUTHOR, date)
 
 
 def _refuse(path: Path, why: str) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Mapping
 
-from .configs import Rules, rewrite
+from .configs import Rules, Value, rewrite
 from .errors import FixTheProjectFile, RebaseThePatch
 from .fit import Misfit, explain
 from .gitrepo import Entry, Repo
@@ -79,18 +79,19 @@ def build(
     patches = []
     for patch in series:
         tree = _apply(repo, patch, files, tree)
-        parent = repo.commit(tree, parent, patch.message, f"{patch.author_name} <{patch.author_email}>", patch.author_date)
+        author = f"{patch.author_name} <{patch.author_email}>"
+        parent = repo.commit(tree, [parent], patch.message, author, patch.author_date)
         patches.append(Commit(parent, tree, patch.subject))
 
     added = dict(zip(overlay, repo.write_files(list(overlay.values()))))
     _refuse_replacing(added, files)
     tree = _update(repo, files, {path: Entry("100644", blob) for path, blob in added.items()})
-    parent = repo.commit(tree, parent, "overlay: files\n", AUTHOR, date)
+    parent = repo.commit(tree, [parent], "overlay: files\n", AUTHOR, date)
     overlay_commit = Commit(parent, tree, "overlay: files")
 
     rules.require_files(files)
     tree = _update(repo, files, _configured(repo, rules, files, values, scratch))
-    tip = repo.commit(tree, parent, "overlay: local configuration\n\n" + _write_settings(settings), AUTHOR, date)
+    tip = repo.commit(tree, [parent], "overlay: local configuration\n\n" + _write_settings(settings), AUTHOR, date)
     return Built(base, tuple(patches), overlay_commit, Commit(tip, tree, "overlay: local configuration"))
 
 
@@ -106,8 +107,12 @@ def _write_settings(settings: Mapping[str, str]) -> str:
 def _tree_and_date(repo: Repo, commit: str) -> tuple[str, str]:
     """The tree, and the committer's "seconds zone": commits without a date of their own take that of the base."""
     header = repo.line("cat-file", "commit", commit).partition("\n\n")[0]
-    tree, date = re.search(r"^tree (\w+)$", header, re.MULTILINE), re.search(r"^committer .*> (.*)$", header, re.MULTILINE)
-    assert tree and date, f"not a commit: {header}"
+    tree, date = (
+        re.search(r"^tree (\w+)$", header, re.MULTILINE),
+        re.search(r"^committer .*> (.*)$", header, re.MULTILINE),
+    )
+    assert tree, header
+    assert date, header
     return tree[1], date[1]
 
 
@@ -166,7 +171,7 @@ def _refuse_replacing(added: Mapping[str, str], files: Mapping[str, Entry]) -> N
 
 
 def _configured(
-    repo: Repo, rules: Rules, files: Mapping[str, Entry], values: Mapping[str, object], scratch: Path
+    repo: Repo, rules: Rules, files: Mapping[str, Entry], values: Mapping[str, Value], scratch: Path
 ) -> dict[str, Entry | None]:
     """The files of the rules with this machine's values; their modes stay."""
     blobs = repo.read_blobs(files[path].id for path in rules.files)

@@ -12,10 +12,11 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Iterable, Iterator, Mapping, Sequence
+from typing import IO
 
 # Without this GitPython dies at import where git is missing; we say so ourselves, once git is needed.
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -60,12 +61,20 @@ _ISOLATED = {
 }
 # What tells git which repository to use (`git rev-parse --local-env-vars`), less the variables that carry settings.
 _LOCATING = frozenset(
-    """GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_CEILING_DIRECTORIES GIT_COMMON_DIR GIT_CONFIG GIT_DEFAULT_HASH GIT_DIR
-    GIT_DISCOVERY_ACROSS_FILESYSTEM GIT_GLOB_PATHSPECS GIT_GRAFT_FILE GIT_ICASE_PATHSPECS GIT_IMPLICIT_WORK_TREE
-    GIT_INDEX_FILE GIT_INTERNAL_SUPER_PREFIX GIT_LITERAL_PATHSPECS GIT_NAMESPACE GIT_NOGLOB_PATHSPECS
-    GIT_NO_REPLACE_OBJECTS GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_QUARANTINE_PATH GIT_REPLACE_REF_BASE
-    GIT_SHALLOW_FILE GIT_WORK_TREE""".split()
+    f"GIT_{name}"
+    for name in (
+        *("ALTERNATE_OBJECT_DIRECTORIES", "CEILING_DIRECTORIES", "COMMON_DIR", "CONFIG", "DEFAULT_HASH", "DIR"),
+        *("DISCOVERY_ACROSS_FILESYSTEM", "GLOB_PATHSPECS", "GRAFT_FILE", "ICASE_PATHSPECS", "IMPLICIT_WORK_TREE"),
+        *("INDEX_FILE", "INTERNAL_SUPER_PREFIX", "LITERAL_PATHSPECS", "NAMESPACE", "NOGLOB_PATHSPECS"),
+        *("NO_REPLACE_OBJECTS", "OBJECT_DIRECTORY", "PREFIX", "QUARANTINE_PATH", "REPLACE_REF_BASE"),
+        *("SHALLOW_FILE", "WORK_TREE"),
+    )
 )
+
+
+def isolated(**more: str) -> dict[str, str]:
+    """Environment in which git reads no configuration but the repository's."""
+    return {**_ISOLATED, **more}
 
 
 class GitFailed(OverlayError):
@@ -94,16 +103,16 @@ class Repo:
         """The same repository with more variables in git's environment."""
         return replace(self, variables=(*self.variables, *variables.items()))
 
-    def status_of(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> GitResult:  # noqa: B006
+    def status_of(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> GitResult:
         """Run git isolated; for callers that look at the exit status themselves."""
         options = [word for key, value in _OVERRIDES.items() for word in ("-c", f"{key}={value}")]
         place = {"GIT_DIR": str(self.git_dir)}
         if self.worktree:
             place["GIT_WORK_TREE"] = str(self.worktree)
-        environment = {**_ISOLATED, **place, **dict(self.variables), **env}
+        environment = isolated(**place, **dict(self.variables), **env)
         return execute([*options, *args], self.worktree or self.git_dir, environment, stdin)
 
-    def git(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> bytes:  # noqa: B006
+    def git(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> bytes:
         """Run git isolated and return its output. Raises GitFailed."""
         result = self.status_of(*args, stdin=stdin, env=env)
         if result.status:
@@ -115,7 +124,7 @@ class Repo:
         place = {"GIT_DIR": str(self.git_dir), "GIT_WORK_TREE": str(self.worktree), "GIT_OPTIONAL_LOCKS": "0"}
         return execute(args, self.worktree or self.git_dir, place, stdin, keep=True)
 
-    def line(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> str:  # noqa: B006
+    def line(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> str:
         return self.git(*args, stdin=stdin, env=env).decode("utf-8", "surrogateescape").rstrip("\n")
 
     def resolve(self, *names: str) -> list[str | None]:
@@ -166,7 +175,7 @@ class Repo:
     def write_tree(self) -> str:
         return self.line("write-tree", "--missing-ok")
 
-    def commit(self, tree: str, parent: str, message: str, author: str, date: str) -> str:
+    def commit(self, tree: str, parents: Sequence[str], message: str, author: str, date: str) -> str:
         """A commit whose id depends on nothing but the arguments. `author` is "Name <address>"."""
         name, _, address = author.rpartition(" <")
         env = {
@@ -177,7 +186,8 @@ class Repo:
             "GIT_COMMITTER_EMAIL": "overlay@localhost",
             "GIT_COMMITTER_DATE": date,
         }
-        return self.line("commit-tree", tree, "-p", parent, stdin=message.encode(), env=env)
+        options = [word for parent in parents for word in ("-p", parent)]
+        return self.line("commit-tree", tree, *options, stdin=message.encode(), env=env)
 
     def update_refs(self, refs: Mapping[str, str | None]) -> None:
         """Set or delete (None) refs, all or none."""
@@ -205,9 +215,9 @@ def execute(
             buffer.write(stdin)
             buffer.seek(0)
         try:
-            status, output, error = Git(str(cwd)).execute(
+            status, output, told = Git(str(cwd)).execute(
                 [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", *args],
-                istream=buffer if isinstance(stdin, bytes) else stdin,
+                istream=buffer.fileno() if isinstance(stdin, bytes) else stdin.fileno(),
                 with_extended_output=True,
                 with_exceptions=False,
                 stdout_as_string=False,
@@ -216,7 +226,7 @@ def execute(
             )
         except GitCommandNotFound as error:
             raise FixTheCommand("git was not found.", fix="Install git 2.31 or newer and run this again.") from error
-    return GitResult(status, output or b"", error)
+    return GitResult(status, output or b"", told)
 
 
 def execute_showing_progress(args: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: IO[bytes]) -> GitResult:
@@ -228,7 +238,7 @@ def execute_showing_progress(args: Sequence[str], cwd: Path, env: Mapping[str, s
         try:
             process = Git(str(cwd)).execute(
                 [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", args[0], "--progress" if shown else "--quiet", *args[1:]],
-                istream=stdin,  # type: ignore[arg-type]
+                istream=stdin.fileno(),
                 as_process=True,
                 env=dict(env),
             )
@@ -243,8 +253,8 @@ def execute_showing_progress(args: Sequence[str], cwd: Path, env: Mapping[str, s
         if shown:
             sys.stderr.buffer.write(chunk)
             sys.stderr.buffer.flush()
-    status = process.proc.wait()
-    return GitResult(status, b"", told.decode("utf-8", "replace"))
+    assert process.proc is not None
+    return GitResult(process.proc.wait(), b"", told.decode("utf-8", "replace"))
 
 
 @contextmanager

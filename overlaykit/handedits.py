@@ -6,11 +6,11 @@ Everything else that the user changed in such a file stays a local change on top
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping
 
-from .configs import Rule, Rules, read_values, rewrite
+from .configs import Rule, Rules, Value, read_values, rewrite
 from .errors import OverlayError
 from .gitrepo import Entry, Repo
 from .survey import look
@@ -32,7 +32,12 @@ def find_hand_edits(repo: Repo, rules: Rules, committed: Mapping[str, Entry]) ->
     edits = []
     for path in rules.files:
         seen = look(repo, path)
-        if path not in committed or not isinstance(seen, Entry) or seen.mode == "120000" or seen.id == committed[path].id:
+        if (
+            path not in committed
+            or not isinstance(seen, Entry)
+            or seen.mode == "120000"
+            or seen.id == committed[path].id
+        ):
             continue
         mine = (repo.worktree / path).read_bytes()
         old = repo.read_blobs([committed[path].id]).get(committed[path].id, b"")
@@ -42,7 +47,9 @@ def find_hand_edits(repo: Repo, rules: Rules, committed: Mapping[str, Entry]) ->
     return tuple(edits)
 
 
-def carry_over(repo: Repo, edit: HandEdit, rules: Rules, values: Mapping[str, object], new: bytes, scratch: Path) -> bytes | None:
+def carry_over(
+    repo: Repo, edit: HandEdit, rules: Rules, values: Mapping[str, Value], new: bytes, scratch: Path
+) -> bytes | None:
     """What the worktree should hold once `new` is committed: the user's other edits and our values.
 
     None when their edits and ours touch the same lines.
@@ -85,7 +92,7 @@ def _value(data: bytes, rule: Rule) -> tuple[object] | None:
         return None
 
 
-def _with_values(data: bytes, rules: tuple[Rule, ...], values: Mapping[str, object]) -> bytes:
+def _with_values(data: bytes, rules: tuple[Rule, ...], values: Mapping[str, Value]) -> bytes:
     for rule in rules:
         if _value(data, rule):  # a key that a patch will add is not there yet
             data = rewrite(data, [rule], values)

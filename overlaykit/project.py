@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import yaml
 
@@ -48,6 +49,7 @@ class Project:
 
 def read_project(root: Path) -> Project:
     """Read the project at `root`. Raises FixTheProjectFile."""
+    root = root.resolve()
     upstream = read_upstream(root / "configs" / "upstream.yaml")
     series = read_series(root / "patches")
     overlay = overlay_files(root / "overlay")
@@ -83,7 +85,9 @@ def read_upstream(path: Path) -> Upstream:
     )
     unknown = sorted(set(data) - set(Upstream.__dataclass_fields__))
     if unknown:
-        raise FixTheProjectFile(f"{path}: unknown key {unknown[0]}", fix=f"Known: {', '.join(Upstream.__dataclass_fields__)}")
+        raise FixTheProjectFile(
+            f"{path}: unknown key {unknown[0]}", fix=f"Known: {', '.join(Upstream.__dataclass_fields__)}"
+        )
     return upstream
 
 

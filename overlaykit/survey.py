@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
-from typing import Mapping
 
 from .gitrepo import Entry, Repo, blob_id, decode, encode
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import IO, Mapping
+from typing import IO
 
 from .gitrepo import WHO, Entry, GitFailed, Repo, encode
-from .survey import Change, Index, Survey, changes_between, look, read_index
+from .survey import Change, Index, Reason, Survey, changes_between, look, read_index
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ def read_journal(path: Path) -> Journal | None:
     return Journal(**{**data, "kept": tuple(data["kept"])})
 
 
-def swap(repo: Repo, journal: Journal, survey: Survey, writes: Mapping[str, bytes], private: Path, lock: IO[bytes]) -> None:
-    """Go from journal.old, where HEAD is, to journal.new. `survey` has no obstacles any more.
+def swap(
+    repo: Repo, journal: Journal, survey: Survey, writes: Mapping[str, bytes], private: Path, lock: IO[bytes]
+) -> None:
+    """Go from journal.old, where HEAD is, to journal.new. Obstacles of `survey` are saved: they are removed.
 
     `writes`: new contents of files among `survey.kept`, and of files that do not change between the commits.
     """
@@ -71,8 +74,7 @@ def swap(repo: Repo, journal: Journal, survey: Survey, writes: Mapping[str, byte
     repo.update_index({change.path: change.new for change in survey.kept})
     for path, data in writes.items():
         write_file(repo.worktree / path, data)
-    for path in survey.stale:
-        (repo.worktree / path).unlink()
+    _clear_the_way(repo, survey)
     where = ["-B", journal.branch[len("refs/heads/") :]] if journal.branch else ["--detach"]
     # With sparse checkout on, git would overwrite untracked and ignored files.
     repo.git(
@@ -91,11 +93,26 @@ def swap(repo: Repo, journal: Journal, survey: Survey, writes: Mapping[str, byte
     _finish(repo, journal, private)
 
 
+def _clear_the_way(repo: Repo, survey: Survey) -> None:
+    assert repo.worktree is not None
+    for path in (*survey.stale, *(obstacle.path for obstacle in survey.obstacles)):
+        full = repo.worktree / path
+        if full.is_dir() and not full.is_symlink():
+            shutil.rmtree(full)
+        else:
+            full.unlink(missing_ok=True)
+    staged = {obstacle.path for obstacle in survey.obstacles if obstacle.reason is Reason.STAGED}
+    repo.update_index({change.path: change.old for change in survey.changes if change.path in staged})
+
+
 def recover(repo: Repo, journal: Journal, private: Path) -> Recovered:
     """Finish or undo the swap of a run that was killed. Its lock must be held, so no git of it is alive."""
+    assert repo.worktree is not None
     _clear_stale_locks(repo)
     head = read_head(repo)
     index = read_index(repo)
+    for path in journal.kept:
+        _beside(repo.worktree / path).unlink(missing_ok=True)
     changes = changes_between(repo.tree(journal.old), repo.tree(journal.new))
     if head.commit not in (journal.old, journal.new):
         outcome = Recovered.LEFT
@@ -177,11 +194,15 @@ def _clear_stale_locks(repo: Repo) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace a file at one stroke; its mode stays."""
-    beside = path.with_name(path.name + ".overlay-new")
+    beside = _beside(path)
     beside.write_bytes(data)
     if path.exists():
         shutil.copymode(path, beside)
     os.replace(beside, path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".overlay-new")
 
 
 def remove_empty_parents(root: Path, path: str) -> None:

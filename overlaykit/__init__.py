@@ -1,0 +1,22 @@
+"""(pinned upstream commit, patches, overlay, settings) -> git tree, as a pure function; and one careful swap.
+
+Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
+
+    errors      what can go wrong, named after what to do about it
+    verbs       apply, check, status, revert, lock: the story, one function each
+    build       THE file: base + patches + overlay + settings -> commits
+    plan        settings, the build, and whether anything of the user's is in the way
+    survey      looks at every file that would change, before anything is written
+    swap        the one exchange of the worktree; its journal; finish or undo after a kill
+    backup      --force: save first
+    handedits   edits of YAML files: owned values become settings, the rest stays
+    workspace   find, lock and read a clone
+    sources     clone and fetch; network, mirror, folder, bundle
+    project     patches/, overlay/, configs/ read together
+    patchfile   one patch, read strictly (mail: its header; the only importer of unidiff)
+    series      patches/series
+    fit         why a patch does not fit (enclosing: in which function; nearest: did you mean …)
+    configs     rules and edits that touch only a value's own characters (yamltext: the characters)
+    gitrepo     git with a known configuration; the only importer of GitPython
+    report      results as text and JSON
+"""

@@ -1,0 +1,134 @@
+"""What apply would do: settings, commits, and how the worktree gets there. Changes nothing but object storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
+
+from .build import Built, build
+from .errors import RefreshTheLock, SaveYourWork
+from .gitrepo import Entry, Repo
+from .handedits import HandEdit, carry_over, find_hand_edits
+from .project import Project
+from .survey import Index, Survey, changes_between, read_index, survey
+from .workspace import State, Workspace
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    project: Path
+    workspace: Path
+    upstream: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    force: bool = False
+    say: Callable[[str], None] = _silent
+
+
+@dataclass(frozen=True)
+class Plan:
+    built: Built
+    survey: Survey
+    index: Index
+    committed: Mapping[str, Entry]  # the tree of HEAD
+    writes: Mapping[str, bytes]  # YAML files that keep the user's other edits
+    notes: tuple[str, ...]
+
+    def changes_nothing(self, state: State) -> bool:
+        return state.applied and state.head.commit == self.built.config.id and not self.writes
+
+
+def make_plan(
+    workspace: Workspace, project: Project, request: Request, state: State, objects: Repo, scratch: Path
+) -> Plan:
+    """Plan an apply on `workspace`; new objects go to `objects`, which must also read the workspace's.
+
+    Raises SaveYourWork for what --force would have to replace, RefreshTheLock, and whatever `build` raises.
+    """
+    repo = workspace.repo
+    assert state.head.commit is not None
+    committed, index = repo.tree(state.head.commit), read_index(repo)
+    if index.unmerged:
+        raise SaveYourWork(f"{workspace.folder} has unmerged files.", fix="Resolve them first; see git status.")
+    edits = find_hand_edits(repo, project.rules, committed)
+    settings, notes = _settle(project, request, state, edits)
+    built = build_project(objects, project, settings, scratch)
+    compare_with_lock(project, built)
+    new = objects.tree(built.config.id)
+    mine: dict[str, bytes] = {}
+    values = project.rules.resolve(settings)
+    for edit in edits:
+        blob = objects.read_blobs([new[edit.path].id])[new[edit.path].id]
+        wanted = carry_over(repo, edit, project.rules, values, blob, scratch)
+        if wanted is not None:
+            mine[edit.path] = wanted
+    found = survey(repo, changes_between(committed, new), index, frozenset(mine))
+    if not request.force:
+        _refuse_losing(workspace, state, built, found)
+    writes = {edit.path: mine[edit.path] for edit in edits if mine.get(edit.path, edit.mine) != edit.mine}
+    return Plan(built, found, index, committed, writes, notes)
+
+
+def build_project(repo: Repo, project: Project, settings: Mapping[str, str], scratch: Path) -> Built:
+    return build(repo, project.upstream.commit, project.series, project.overlay, project.rules, settings, scratch)
+
+
+def compare_with_lock(project: Project, built: Built) -> None:
+    expected = project.upstream.result
+    if built.overlay.tree != expected:
+        raise RefreshTheLock(
+            f"The built tree is {built.overlay.tree}, the lock says {expected or 'nothing yet'}.",
+            "patches/ or overlay/ changed, or line ends were converted when this project was copied.",
+            f"If the change is meant: python apply.py lock, and commit {project.lock_file.name}. Nothing was applied.",
+        )
+
+
+def own_commits(state: State, tip: str) -> bool:
+    """True when branch `overlay` holds commits that no apply made."""
+    return state.branch not in (None, state.tip, tip)
+
+
+def _settle(
+    project: Project, request: Request, state: State, edits: tuple[HandEdit, ...]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Settings of the last apply, then values edited by hand, then --set; the later wins."""
+    settings = {name: value for name, value in state.settings.items() if name in project.rules.names}
+    notes = [f"forgot the setting {name}: no rule has it any more" for name in state.settings if name not in settings]
+    for edit in edits:
+        for name, value in edit.values.items():
+            settings[name] = value
+            asked = request.settings.get(name, value)
+            if asked == value:
+                notes.append(f"adopted {name} = {value}, edited by hand in {edit.path}")
+            else:
+                notes.append(f"--set {name}={asked} replaced {value}, edited by hand in {edit.path}")
+    return {**settings, **request.settings}, tuple(notes)
+
+
+def refuse_obstacles(workspace: Workspace, found: Survey) -> None:
+    if found.obstacles:
+        listed = "\n".join(f"  {obstacle.path} ({obstacle.reason.value})" for obstacle in found.obstacles)
+        raise SaveYourWork(
+            f"Work of yours in {workspace.folder} is in the way; nothing was changed.",
+            f"These would be overwritten:\n{listed}",
+            "Move or commit them, or use --force, which saves them under refs/overlay/backup/ first.",
+        )
+
+
+def _refuse_losing(workspace: Workspace, state: State, built: Built, found: Survey) -> None:
+    refuse_obstacles(workspace, found)
+    if own_commits(state, built.config.id):
+        made = "has commits of yours" if state.tip else "exists, and apply.py did not make it"
+        raise SaveYourWork(
+            f"Branch overlay in {workspace.folder} {made}; nothing was changed.",
+            "The patches, the overlay or the settings changed, so the branch has to be built anew.",
+            f"Keep them: git -C {workspace.folder} branch my-work overlay\n"
+            "then use --force, which also saves them under refs/overlay/backup/.",
+        )

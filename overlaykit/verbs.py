@@ -1,0 +1,274 @@
+"""What apply.py can do: apply, check, status, revert, lock. Each returns a Report and raises OverlayError."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import IO, Callable
+
+from .backup import how_to_restore, save
+from .build import Commit
+from .errors import FixTheCommand
+from .gitrepo import Repo
+from .handedits import find_hand_edits
+from .plan import Plan, Request, build_project, compare_with_lock, make_plan, own_commits, refuse_obstacles
+from .project import Project, read_project, write_result
+from .report import Outcome, Report
+from .sources import addresses, clone, clone_into, fetch
+from .survey import changes_between, read_index, survey
+from .swap import Head, Journal, Recovered, swap
+from .workspace import BASE, BRANCH, PREVIOUS, RESULT, TIP, State, Workspace, open_workspace
+
+
+def apply(request: Request) -> Report:
+    """Clone if there is no workspace yet; build; swap the worktree once; say where to look."""
+    project = read_project(request.project)
+    tried = addresses(project.upstream, request.upstream)
+    project.rules.resolve(request.settings)  # a mistyped --set fails before a long clone
+    workspace = open_workspace(request.workspace)
+    if workspace is None:
+        clone(project.upstream, tried, request.workspace.resolve(), request.say)
+        workspace = open_workspace(request.workspace)
+        assert workspace is not None
+    with workspace.locked() as lock:
+        notes = _recover(workspace)
+        workspace.refuse_unfinished()
+        if not _has_pin(workspace.repo, project):
+            fetch(workspace.repo, project.upstream, tried, lock, request.say)
+        state = workspace.state()
+        _refuse_other_projects(workspace, project, state)
+        if _is_current(workspace, project, request, state):
+            return _report("apply", Outcome.NOTHING_TO_DO, workspace, project, notes)
+        with workspace.scratch() as scratch:
+            plan = make_plan(workspace, project, request, state, workspace.repo, scratch)
+            restore = _swap_to(plan, workspace, project, state, scratch, lock)
+        outcome = Outcome.NOTHING_TO_DO if plan.changes_nothing(state) else Outcome.APPLIED
+        return _report("apply", outcome, workspace, project, notes + plan.notes, restore=restore)
+
+
+def check(request: Request) -> Report:
+    """Say what apply would do. Objects go to a temporary folder, so the workspace stays as it is."""
+    project = read_project(request.project)
+    tried = addresses(project.upstream, request.upstream)
+    project.rules.resolve(request.settings)
+    workspace = open_workspace(request.workspace)
+    if workspace and workspace.journal():
+        return _report("check", Outcome.INTERRUPTED, workspace, project)
+    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
+        scratch = Path(folder)
+        if workspace is None or not _has_pin(workspace.repo, project):
+            built = build_project(
+                _passing_clone(project, tried, scratch, request.say), project, request.settings, scratch
+            )
+            compare_with_lock(project, built)
+            outcome = Outcome.WOULD_FETCH if workspace else Outcome.WOULD_CLONE
+            where = str(request.workspace.resolve())
+            return Report(
+                "check",
+                outcome,
+                where,
+                base=built.base,
+                commits=built.commits,
+                tree=built.overlay.tree,
+                expected=project.upstream.result,
+            )
+        workspace.refuse_unfinished()
+        state = workspace.state()
+        _refuse_other_projects(workspace, project, state)
+        if _is_current(workspace, project, request, state):
+            return _report("check", Outcome.NOTHING_TO_DO, workspace, project)
+        plan = make_plan(workspace, project, request, state, _quarantine(workspace.repo, scratch), scratch)
+        if plan.changes_nothing(state):
+            return _report("check", Outcome.NOTHING_TO_DO, workspace, project, plan.notes)
+        return _report("check", Outcome.WOULD_CHANGE, workspace, project, plan.notes, changes=_describe(plan))
+
+
+def status(request: Request) -> Report:
+    """What the workspace holds now, compared with the project. Touches nothing."""
+    project = read_project(request.project)
+    workspace = open_workspace(request.workspace)
+    if workspace is None:
+        return Report("status", Outcome.ABSENT, str(request.workspace.resolve()), expected=project.upstream.result)
+    if workspace.journal():
+        return _report("status", Outcome.INTERRUPTED, workspace, project)
+    state = workspace.state()
+    if not state.applied:
+        return _report("status", Outcome.NOT_APPLIED, workspace, project)
+    current = _is_current(workspace, project, request, state)
+    return _report("status", Outcome.CURRENT if current else Outcome.OUTDATED, workspace, project)
+
+
+def revert(request: Request) -> Report:
+    """Return to the branch that was checked out before apply. Branch `overlay`, and with it the settings, stays."""
+    project = read_project(request.project)
+    workspace = open_workspace(request.workspace)
+    if workspace is None:
+        raise FixTheCommand(f"There is no workspace at {request.workspace}.", fix="Name it with --workspace.")
+    with workspace.locked() as lock:
+        notes = _recover(workspace)
+        workspace.refuse_unfinished()
+        head = workspace.state().head
+        if head.branch != BRANCH or head.commit is None:
+            return _report("revert", Outcome.NOTHING_TO_DO, workspace, project, notes)
+        repo = workspace.repo
+        target = _previous(repo, project)
+        old, new, index = repo.tree(head.commit), repo.tree(target.commit or ""), read_index(repo)
+        found = survey(repo, changes_between(old, new), index, frozenset())
+        if not request.force:
+            refuse_obstacles(workspace, found)
+        ref = None
+        if found.obstacles:
+            with workspace.scratch() as scratch:
+                ref = save(repo, (head.commit,), found.obstacles, index, scratch)
+        kept = tuple(change.path for change in found.kept)
+        journal = Journal(head.commit, target.commit or "", target.branch, {}, None, kept, ref, "reverted")
+        swap(repo, journal, found, {}, workspace.private, lock)
+        restore = (how_to_restore(workspace.folder, ref),) if ref else ()
+        return _report("revert", Outcome.REVERTED, workspace, project, notes, restore=restore)
+
+
+def lock(request: Request) -> Report:
+    """Build, and write the tree to configs/upstream.yaml. The worktree of the workspace is not touched."""
+    project = read_project(request.project)
+    workspace = open_workspace(request.workspace)
+    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
+        scratch = Path(folder)
+        if workspace and _has_pin(workspace.repo, project):
+            repo = _quarantine(workspace.repo, scratch)
+        else:
+            repo = _passing_clone(project, addresses(project.upstream, request.upstream), scratch, request.say)
+        built = build_project(repo, project, {}, scratch)
+    tree = built.overlay.tree
+    changed = tree != project.upstream.result
+    if changed:
+        write_result(project.lock_file, tree)
+    outcome = Outcome.LOCKED if changed else Outcome.NOTHING_TO_DO
+    where = str(request.workspace.resolve())
+    return Report("lock", outcome, where, base=built.base, commits=built.commits[:-1], tree=tree, expected=tree)
+
+
+def _swap_to(
+    plan: Plan, workspace: Workspace, project: Project, state: State, scratch: Path, lock: IO[bytes]
+) -> tuple[str, ...]:
+    """Carry a plan out. Returns the commands that bring back what --force replaced."""
+    built, found, head = plan.built, plan.survey, state.head
+    assert head.commit is not None
+    tip = built.config.id
+    saved, restore = None, []
+    if found.obstacles or own_commits(state, tip):
+        parents = tuple(dict.fromkeys(commit for commit in (head.commit, state.branch) if commit))
+        saved = save(workspace.repo, parents, found.obstacles, plan.index, scratch)
+        if found.obstacles:
+            restore.append(how_to_restore(workspace.folder, saved))
+        if own_commits(state, tip):
+            restore.append(f"git -C {workspace.folder} branch my-work {state.branch}")
+    previous = None if head.branch == BRANCH else head.branch or head.commit
+    refs = {BASE: built.base, RESULT: built.overlay.id, TIP: tip}
+    kept = tuple(change.path for change in found.kept)
+    journal = Journal(head.commit, tip, BRANCH, refs, previous, kept, saved, project.fingerprint)
+    swap(workspace.repo, journal, found, plan.writes, workspace.private, lock)
+    return tuple(restore)
+
+
+def _recover(workspace: Workspace) -> tuple[str, ...]:
+    recovered = workspace.recover()
+    if recovered is None:
+        return ()
+    outcome, journal = recovered
+    note = f"an earlier run was interrupted: it was {outcome.value}"
+    if journal.backup and outcome is not Recovered.LEFT:
+        return (note, f"what --force replaced then: {how_to_restore(workspace.folder, journal.backup)}")
+    return (note,)
+
+
+def _is_current(workspace: Workspace, project: Project, request: Request, state: State) -> bool:
+    """True when an apply with these inputs has been done, and no owned value was edited since."""
+    head = state.head
+    if not state.applied or head.commit is None:
+        return False
+    if workspace.fingerprint() != f"{project.fingerprint} {state.tip}" or state.tree != project.upstream.result:
+        return False
+    if any(state.settings.get(name) != value for name, value in request.settings.items()):
+        return False
+    repo = workspace.repo
+    if head.commit != state.tip and repo.status_of("merge-base", "--is-ancestor", state.tip or "", head.commit).status:
+        return False
+    return not any(edit.values for edit in find_hand_edits(repo, project.rules, repo.tree(head.commit)))
+
+
+def _refuse_other_projects(workspace: Workspace, project: Project, state: State) -> None:
+    """Never swap the worktree of a repository that is no clone of upstream."""
+    repo, head = workspace.repo, state.head.commit
+    shallow = (repo.git_dir / "shallow").exists()
+    if head and (state.tip or shallow or not repo.status_of("merge-base", head, project.upstream.commit).status):
+        return
+    fetched = repo.line("for-each-ref", "--format=%(refname)", "refs/overlay/upstream/").split()
+    repo.update_refs(dict.fromkeys(fetched))
+    what = "shares no history with upstream" if head else "has no commits"
+    fix = "Choose another --workspace; apply.py makes it."
+    raise FixTheCommand(f"{workspace.folder} is a git repository that {what}.", "It is another project's.", fix)
+
+
+def _has_pin(repo: Repo, project: Project) -> bool:
+    return repo.resolve(f"{project.upstream.commit}^{{commit}}") != [None]
+
+
+def _passing_clone(project: Project, tried: tuple[str, ...], scratch: Path, say: Callable[[str], None]) -> Repo:
+    with (scratch / "clone-lock").open("wb") as lock:
+        return clone_into(project.upstream, tried, scratch / "clone", lock, say)
+
+
+def _quarantine(repo: Repo, scratch: Path) -> Repo:
+    """The same repository, but new objects go to `scratch`."""
+    objects = scratch / "objects"
+    objects.mkdir()
+    shared = repo.line("rev-parse", "--path-format=absolute", "--git-path", "objects")
+    return repo.having(GIT_OBJECT_DIRECTORY=str(objects), GIT_ALTERNATE_OBJECT_DIRECTORIES=shared)
+
+
+def _previous(repo: Repo, project: Project) -> Head:
+    """What to return to: the branch or commit of before, or the pin when the user deleted that branch."""
+    branch = repo.status_of("symbolic-ref", "-q", PREVIOUS).output.decode().strip() or None
+    commit, base, pin = repo.resolve(*(f"{name}^{{commit}}" for name in (PREVIOUS, BASE, project.upstream.commit)))
+    return Head(commit, branch) if commit else Head(base or pin, None)
+
+
+def _describe(plan: Plan) -> tuple[str, ...]:
+    words = {(True, False): "delete", (False, True): "add", (True, True): "change"}
+    rows = [f"{words[bool(c.old), bool(c.new)]} {c.path}" for c in plan.survey.changes]
+    replaced = [f"save and replace {obstacle.path}" for obstacle in plan.survey.obstacles]
+    return (*replaced, *rows)
+
+
+def _report(
+    verb: str,
+    outcome: Outcome,
+    workspace: Workspace,
+    project: Project,
+    notes: tuple[str, ...] = (),
+    changes: tuple[str, ...] = (),
+    restore: tuple[str, ...] = (),
+) -> Report:
+    """The facts as they are in the workspace now."""
+    repo, state = workspace.repo, workspace.state()
+    commits: list[Commit] = []
+    if state.applied and state.base:
+        listing = repo.line("log", "--reverse", "--format=%H %T %s", f"{state.base}..{state.tip}")
+        commits = [Commit(*row.split(" ", 2)) for row in listing.split("\n") if row]
+    edits = repo.git("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames").split(b"\0")[:-1]
+    return Report(
+        verb,
+        outcome,
+        str(workspace.folder),
+        branch=(state.head.branch or "a detached HEAD").replace("refs/heads/", "", 1),
+        tip=state.head.commit or "",
+        base=state.base or "" if state.applied else "",
+        commits=tuple(commits),
+        tree=state.tree or "" if state.applied else "",
+        expected=project.upstream.result,
+        settings=state.settings if state.applied else {},
+        changes=changes,
+        local_edits=tuple(row.decode("utf-8", "surrogateescape") for row in edits),
+        notes=notes,
+        restore=restore,
+    )

@@ -1,0 +1,164 @@
+"""A clone of upstream on this machine: find it safely, lock it, and read what earlier runs left in it.
+
+All state is in the workspace's own .git: branch `overlay`, refs under refs/overlay/, files under .git/overlay/.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from .build import read_settings
+from .errors import FixTheCommand, SaveYourWork
+from .gitrepo import Repo, execute, isolated
+from .sources import take_lock
+from .swap import Head, Journal, Recovered, read_head, read_journal, recover
+
+BRANCH = "refs/heads/overlay"
+TIP = "refs/overlay/tip"  # the configuration commit that the last apply made
+RESULT = "refs/overlay/result"  # the commit whose tree is locked
+BASE = "refs/overlay/base"
+PREVIOUS = "refs/overlay/previous"  # what was checked out before
+
+_UNFINISHED = {
+    "MERGE_HEAD": "merge",
+    "CHERRY_PICK_HEAD": "cherry-pick",
+    "REVERT_HEAD": "revert",
+    "rebase-merge": "rebase",
+    "rebase-apply": "rebase or am",
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What earlier runs left. Commits are None where there is none."""
+
+    head: Head
+    tip: str | None
+    result: str | None
+    base: str | None
+    branch: str | None  # where branch `overlay` is, the user's commits on it included
+    tree: str | None  # of `result`
+    settings: dict[str, str]
+
+    @property
+    def applied(self) -> bool:
+        return self.head.branch == BRANCH and self.tip is not None
+
+
+@dataclass(frozen=True)
+class Workspace:
+    folder: Path
+    repo: Repo
+
+    @property
+    def private(self) -> Path:
+        return self.repo.git_dir / "overlay"
+
+    def journal(self) -> Journal | None:
+        return read_journal(self.private / "journal.json")
+
+    def fingerprint(self) -> str:
+        """Of the inputs of the last apply, and its tip; "" where it is unknown."""
+        try:
+            return (self.private / "fingerprint").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return ""
+
+    def state(self) -> State:
+        head = read_head(self.repo)
+        names = [f"{ref}^{{commit}}" for ref in (TIP, RESULT, BASE, BRANCH)]
+        tip, result, base, branch, tree = self.repo.resolve(*names, f"{RESULT}^{{tree}}")
+        message = self.repo.line("cat-file", "commit", tip).partition("\n\n")[2] if tip else ""
+        return State(head, tip, result, base, branch, tree, read_settings(message))
+
+    @contextmanager
+    def locked(self) -> Iterator[IO[bytes]]:
+        """One run at a time. The lock dies with its holders, of which a git that outlives us is one."""
+        self.private.mkdir(exist_ok=True)
+        with (self.private / "lock").open("ab") as lock:
+            take_lock(lock, f"Another run is at work on {self.folder}.")
+            yield lock
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder for one run. A killed run's folder is emptied by the next one."""
+        folder = self.private / "scratch"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def recover(self) -> tuple[Recovered, Journal] | None:
+        journal = self.journal()
+        return (recover(self.repo, journal, self.private), journal) if journal else None
+
+    def refuse_unfinished(self) -> None:
+        """Raise SaveYourWork in the middle of the user's own merge or rebase."""
+        for name, verb in _UNFINISHED.items():
+            if (self.repo.git_dir / name).exists():
+                fix = f"Finish or abort it first, e.g. git -C {self.folder} status"
+                raise SaveYourWork(f"{self.folder} is in the middle of a {verb}.", fix=fix)
+
+
+def open_workspace(folder: Path) -> Workspace | None:
+    """The repository whose worktree is exactly `folder`, None where there is nothing yet.
+
+    A repository around `folder` is never used. Raises FixTheCommand for anything that cannot be a workspace.
+    """
+    folder = folder.resolve()
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not folder.is_dir():
+        raise FixTheCommand(f"{folder} is not a folder.", fix="Choose another --workspace.")
+    if not os.path.lexists(folder / ".git"):
+        raise FixTheCommand(
+            f"{folder} holds files but no .git of its own.",
+            "It looks like an unpacked ZIP or another folder. Patches are applied to commits, so a clone is needed.",
+            "Choose another --workspace, or move this folder away; apply.py clones upstream itself.",
+        )
+    return Workspace(folder, Repo(_find_git_dir(folder), folder))
+
+
+def _find_git_dir(folder: Path) -> Path:
+    """Ask git, which checks who owns the folder; afterwards it is told the place and asks no more."""
+    environment = isolated(GIT_CEILING_DIRECTORIES=str(folder.parent))
+    with tempfile.TemporaryDirectory(prefix="overlay-") as scratch:
+        if _owned_by_others(folder):
+            # Before git 2.38 safe.directory only counts in a file, so give it one that holds nothing else.
+            trusted = _safe_directories(folder)
+            config = Path(scratch) / "config"
+            quoted = (path.replace("\\", "\\\\").replace('"', '\\"') for path in trusted)
+            config.write_text("[safe]\n" + "".join(f'directory = "{path}"\n' for path in quoted), encoding="utf-8")
+            environment["GIT_CONFIG_GLOBAL"] = str(config)
+        result = execute(["rev-parse", "--absolute-git-dir"], folder, environment)
+    if result.status == 0:
+        return Path(result.output.decode("utf-8", "surrogateescape").rstrip("\n"))
+    if _owned_by_others(folder):
+        raise FixTheCommand(
+            f"{folder} belongs to another user.",
+            "git does not work in other people's repositories unless told to.",
+            f"If you trust it: git config --global --add safe.directory {folder}",
+        )
+    raise FixTheCommand(
+        f"{folder} has a .git that git cannot read.", result.error.strip(), "Choose another --workspace."
+    )
+
+
+def _owned_by_others(folder: Path) -> bool:
+    return any(os.lstat(path).st_uid != os.geteuid() for path in (folder, folder / ".git"))
+
+
+def _safe_directories(folder: Path) -> list[str]:
+    """The user's own list, of system, global and command-line configuration; never the repository's."""
+    command = ["config", "--path", "-z", "--get-all", "safe.directory"]
+    listed = execute(command, folder, {"GIT_DIR": os.devnull}, keep=True).output
+    return [path.decode("utf-8", "surrogateescape") for path in listed.split(b"\0")[:-1]]
