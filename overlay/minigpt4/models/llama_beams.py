@@ -20,11 +20,11 @@ class Finished:
     """The best K sequences of each prompt that have ended."""
 
     def __init__(self, sequences: Tensor) -> None:
-        """sequences: (B, K, max_length), filled with the prompt and padding"""
+        """sequences: (B, K, max_length), the prompt and then padding"""
         rows = sequences.shape[:2]
         self.sequences = sequences
         self.scores = torch.full(rows, NEVER, device=sequences.device)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=sequences.device)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=sequences.device)  # prompt included
         self.used = torch.zeros(rows, dtype=torch.bool, device=sequences.device)
 
     def add(self, sequences: Tensor, scores: Tensor, ended: Tensor, length: int) -> None:
@@ -86,8 +86,7 @@ def beam_search(
             break
         run.cache.reorder((row + origin).flatten())
         logits = run.step(running[:, :, length - 1].flatten())
-    longest = int(finished.lengths[:, 0].max())
-    return finished.sequences[:, 0, : start + longest]
+    return finished.sequences[:, 0, : int(finished.lengths[:, 0].max())]
 
 
 def pick(tensor: Tensor, index: Tensor) -> Tensor:

@@ -1,0 +1,143 @@
+"""Which device a spec becomes. No NPU exists here, so torch_npu is stood in for; its real wheel has tests elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import torch
+from port_models import device as device_module
+from port_models.device import DeviceUnavailable, compute_dtype, resolve_device, select_device, synchronize
+
+
+@pytest.fixture
+def no_npu(monkeypatch):
+    monkeypatch.setattr(device_module, "_torch_npu_installed", lambda: False)
+
+
+@pytest.fixture
+def npu(monkeypatch):
+    """Pretend that torch_npu is installed and sees some cards; returns a function that says how many."""
+    if torch._C._get_privateuse1_backend_name() != "npu":  # once per process, as torch_npu does on import
+        torch.utils.rename_privateuse1_backend("npu")
+    calls = []
+
+    def install(cards=1, version="2.13.0"):
+        monkeypatch.setitem(sys.modules, "torch_npu", types.SimpleNamespace(__version__=version))
+        runtime = types.SimpleNamespace(
+            is_available=lambda: cards > 0,
+            device_count=lambda: cards,
+            set_device=lambda device: calls.append(("set_device", device)),
+            synchronize=lambda device: calls.append(("synchronize", device)),
+        )
+        monkeypatch.setattr(torch, "npu", runtime, raising=False)
+        return calls
+
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+    return install
+
+
+@pytest.mark.parametrize("spec", ["auto", "AUTO", 0, "0", 3, "cpu", "cpu:0", torch.device("cpu")])
+def test_without_an_accelerator_everything_is_the_cpu(spec, no_npu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device(spec) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("spec", ["gpu", "npu:x", "npu:-1", "cuda:0:1", "", -1, None])
+def test_another_form_is_refused(spec):
+    with pytest.raises(ValueError, match="is not a device"):
+        resolve_device(spec)
+
+
+def test_importing_the_module_does_not_import_torch_npu():
+    assert "torch_npu" not in sys.modules
+
+
+def test_the_npu_comes_before_cuda(npu, monkeypatch):
+    npu(cards=4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("npu", 0)
+    assert resolve_device(2) == torch.device("npu", 2)
+    assert resolve_device("npu") == torch.device("npu", 0)
+    assert resolve_device(torch.device("npu", 3)) == torch.device("npu", 3)
+
+
+def test_cuda_is_taken_where_it_is(no_npu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto") == torch.device("cuda", 0)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(DeviceUnavailable, match=r"cuda:2 does not exist: this machine has 2 \(cuda:0 to cuda:1\)"):
+        resolve_device("cuda:2")
+
+
+def test_missing_cuda_is_said(no_npu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceUnavailable, match="sees no CUDA device"):
+        resolve_device("cuda:0")
+
+
+def test_missing_torch_npu_is_said(no_npu):
+    with pytest.raises(DeviceUnavailable, match="torch_npu is not installed"):
+        resolve_device("npu:0")
+
+
+@pytest.mark.parametrize("version", ["2.0.1", "2.0.1.post1", "1.11.0", "unknown"])
+def test_an_old_torch_npu_is_refused_with_the_minimum(npu, version):
+    npu(version=version)
+    with pytest.raises(DeviceUnavailable, match=r"too old: the minimum is 2\.1\."):
+        resolve_device("npu:0")
+
+
+@pytest.mark.parametrize("version", ["2.1.0", "2.1.0.post17", "2.13.0", "3.0.0"])
+def test_a_new_torch_npu_is_taken(npu, version):
+    npu(version=version)
+    assert resolve_device("npu:0") == torch.device("npu", 0)
+
+
+def test_torch_npu_without_cann_names_set_env(npu, monkeypatch):
+    npu()
+
+    def fail(name):
+        raise ImportError("libhccl.so: cannot open shared object file")
+
+    monkeypatch.setattr(device_module.importlib, "import_module", fail)
+    with pytest.raises(DeviceUnavailable, match=r"(?s)libhccl\.so.*set_env\.sh"):
+        resolve_device("auto")
+
+
+def test_no_card_is_said(npu):
+    npu(cards=0)
+    with pytest.raises(DeviceUnavailable, match="npu-smi info"):
+        resolve_device("npu:0")
+
+
+def test_a_number_outside_the_visible_cards_explains_the_renumbering(npu, monkeypatch):
+    npu(cards=2)
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "4,5")
+    assert resolve_device("npu:1") == torch.device("npu", 1)  # card 5
+    with pytest.raises(DeviceUnavailable) as error:
+        resolve_device("npu:4")
+    text = str(error.value)
+    assert "ASCEND_RT_VISIBLE_DEVICES=4,5 leaves 2 visible" in text
+    assert "renumbered from 0 (npu:0 is card 4, npu:1 is card 5)" in text
+    assert "Use npu:0 to npu:1" in text
+
+
+def test_dtypes(npu):
+    npu()
+    assert compute_dtype(torch.device("cpu")) is torch.float32
+    assert compute_dtype(torch.device("cuda", 0)) is torch.float16
+    assert compute_dtype(torch.device("npu", 0)) is torch.float16
+
+
+def test_select_and_synchronize_reach_the_npu(npu):
+    calls = npu()
+    device = torch.device("npu", 0)
+    select_device(device)
+    synchronize(device)
+    assert calls == [("set_device", device), ("synchronize", device)]
+    select_device(torch.device("cpu"))
+    synchronize(torch.device("cpu"))
+    assert len(calls) == 2

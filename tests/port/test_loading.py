@@ -1,0 +1,218 @@
+"""Reading Llama folders: every format, and a clear message for each way in which they come damaged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from llama_folders import TINY, random_state, write_folder, write_shards
+from port_models.llama_loading import WeightsError
+from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+
+load = LlamaForCausalLM.from_pretrained
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "llama")
+
+
+def remove_weights(folder: Path) -> None:
+    for path in folder.glob("pytorch_model*"):
+        path.unlink()
+
+
+def check_loaded(model, dtype=torch.float32) -> None:
+    state = random_state(TINY)
+    loaded = dict(model.named_parameters())
+    assert loaded.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(loaded[name], tensor.to(dtype)), name
+        assert not loaded[name].requires_grad
+    assert not model.training
+
+
+def write_nothing_else(folder: Path, name: str, form: str) -> None:
+    remove_weights(folder)
+    state = random_state(TINY)
+    if form == "safetensors":
+        from safetensors.torch import save_file
+
+        save_file(state, folder / name)
+    else:
+        torch.save(state, folder / name, _use_new_zipfile_serialization=form == "zip")
+
+
+def test_shards_with_an_index(folder):
+    check_loaded(load(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("pytorch_model.bin", "zip"), ("pytorch_model.bin", "legacy"), ("model.safetensors", "safetensors")],
+)
+def test_one_file(folder, name, form):
+    write_nothing_else(folder, name, form)
+    check_loaded(load(str(folder)))
+
+
+def test_safetensors_shards(folder):
+    from safetensors.torch import save_file
+
+    remove_weights(folder)
+    state = random_state(TINY)
+    names = list(state)
+    weight_map = {}
+    for number, part in enumerate((names[:10], names[10:])):
+        save_file({name: state[name] for name in part}, folder / f"model-{number}.safetensors")
+        weight_map.update(dict.fromkeys(part, f"model-{number}.safetensors"))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    check_loaded(load(folder))
+
+
+def test_what_transformers_saves(tmp_path, folder):
+    transformers = pytest.importorskip("transformers")
+    hf = transformers.LlamaForCausalLM.from_pretrained(folder)
+    hf.save_pretrained(tmp_path / "saved", max_shard_size="30KB")
+    check_loaded(load(tmp_path / "saved"))
+
+
+def test_dtype_and_device(folder):
+    check_loaded(load(folder, torch_dtype=torch.float16), torch.float16)
+    check_loaded(load(folder, torch_dtype="bfloat16", device_map={"": "cpu"}), torch.bfloat16)
+    check_loaded(load(folder, torch_dtype="auto", device_map=torch.device("cpu")))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "float16"}))
+    assert load(folder).dtype is torch.float16
+
+
+def test_more_than_one_device_is_refused(folder):
+    with pytest.raises(ValueError, match="lives on one device"):
+        load(folder, device_map={"model.layers.0": 0})
+
+
+def test_eight_bits_name_low_resource(folder):
+    with pytest.raises(ValueError, match="low_resource: False"):
+        load(folder, load_in_8bit=True, device_map={"": 0})
+
+
+def test_rotary_buffers_of_old_files_are_ignored(folder):
+    state = random_state(TINY)
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)
+    write_shards(folder, state, 2)
+    check_loaded(load(folder))
+
+
+def test_tied_embeddings_share_their_memory(tmp_path):
+    model = load(write_folder(tmp_path, tie_word_embeddings=True))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_a_missing_parameter_is_named(folder):
+    state = random_state(TINY)
+    del state["model.layers.1.mlp.up_proj.weight"]
+    write_shards(folder, state, 2)
+    with pytest.raises(WeightsError, match=r"lack 1 of 30 parameters, first model\.layers\.1\.mlp\.up_proj\.weight"):
+        load(folder)
+
+
+def test_an_unknown_parameter_is_named(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    with pytest.raises(WeightsError, match=r"pytorch_model-0000.-of-00002\.bin holds model\.layers\.2\."):
+        load(folder)
+
+
+def test_another_shape_is_named(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    with pytest.raises(WeightsError, match=r"up_proj\.weight is \(56, 32\), but .*config\.json asks for \(64, 32\)"):
+        load(folder)
+
+
+def test_another_vocabulary_is_explained(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 96}))
+    with pytest.raises(WeightsError, match="the weights have 97 tokens, vocab_size is 96"):
+        load(folder)
+
+
+def test_absent_shards_are_named(folder):
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"names 2 files, and pytorch_model-00002-of-00002\.bin is not there"):
+        load(folder)
+
+
+def test_a_cut_off_shard_is_named(folder):
+    shard = folder / "pytorch_model-00001-of-00002.bin"
+    shard.write_bytes(shard.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=r"pytorch_model-00001-of-00002\.bin cannot be read .*complete\?"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_git_lfs_pointer_is_recognised(folder, name):
+    remove_weights(folder)
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(WeightsError, match=r"(?s)Git LFS pointer: run `git lfs pull`"):
+        load(folder)
+
+
+def test_weights_that_would_run_code_are_refused(folder):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(folder / "was_here"), "w"))
+
+    remove_weights(folder)
+    torch.save({"model.norm.weight": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError):
+        load(folder)
+    assert not (folder / "was_here").exists()
+
+
+def test_absent_folder_config_and_weights(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is not a folder\. Set llama_model"):
+        load(tmp_path / "nowhere")
+    remove_weights(folder)
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
+        load(folder)
+
+
+def test_a_config_that_is_not_json(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        load(folder)
+
+
+PEAK = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import conftest
+from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+LlamaForCausalLM.from_pretrained(sys.argv[3])  # tiny: everything is imported and warm
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model = LlamaForCausalLM.from_pretrained(sys.argv[2])
+size = sum(p.numel() * p.element_size() for p in model.parameters())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / size)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_the_peak_is_far_below_two_copies(folder, tmp_path):
+    """Eight layers in eight shards: all weights and one mapped shard are 1.125 times the weights."""
+    size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "torch_dtype": "float16"}
+    large = write_folder(tmp_path / "large", shards=8, **size)
+    result = subprocess.run(
+        [sys.executable, "-c", PEAK, str(Path(__file__).parent), str(large), str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(result.stdout) < 1.5
