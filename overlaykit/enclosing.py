@@ -47,7 +47,7 @@ def _by_indentation(lines: Sequence[str], line: int, head: re.Pattern[str]) -> s
     for text in reversed(lines[:line]):
         if not text.strip():
             continue
-        indent = len(text) - len(text.lstrip())
+        indent = len(text.expandtabs()) - len(text.expandtabs().lstrip())
         match = head.match(text)
         if match and (depth is None or indent < depth):
             names.insert(0, match[2].strip())

@@ -45,7 +45,7 @@ class Document:
         except (yaml.YAMLError, RecursionError) as error:
             raise FixTheProjectFile(f"{where}: invalid YAML: {error}") from error
 
-    def keys(self) -> list[str]:
+    def scalar_keys(self) -> list[str]:
         """The dotted keys of all scalars below plain mappings."""
         return [".".join(keys) for keys, _ in _scalars(self.root, (), set())]
 
@@ -141,7 +141,7 @@ class Document:
             raise FixTheProjectFile(f"{self.where} cannot be edited in place", why, fix)
 
     def _missing(self, key: str) -> FixTheProjectFile:
-        return FixTheProjectFile(f"{self.where} has no key {key}", did_you_mean(key, self.keys()))
+        return FixTheProjectFile(f"{self.where} has no key {key}", did_you_mean(key, self.scalar_keys()))
 
     def _error(self, node: yaml.Node | None, what: str, fix: str = "") -> FixTheProjectFile:
         line = node.start_mark.line + 1 if node else 1
