@@ -177,12 +177,19 @@ def export_onnx(model: EvaViT, image: torch.Tensor, path: Path, opset: int, dyna
     options = {"dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}} if dynamic_batch else {}
     if "dynamo" in inspect.signature(torch.onnx.export).parameters:  # not in torch 2.0 and 2.1
         options["dynamo"] = False
+    names = {"input_names": ["input"], "output_names": ["output"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", message="Constant folding")
-        torch.onnx.export(
-            model, (image,), str(path), opset_version=opset, input_names=["input"], output_names=["output"], **options
-        )
+        try:
+            torch.onnx.export(model, (image,), str(path), opset_version=opset, **names, **options)
+        except RuntimeError as error:
+            if "not implemented for 'Half'" not in str(error):
+                raise
+            raise ValueError(
+                f"PyTorch {torch.__version__} cannot run float16 on the CPU, which --dtype fp16 needs. Export fp32: "
+                f"ATC makes float16 of it by itself. ({error})"
+            ) from error
     _name_weight_files_after(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -24,13 +25,17 @@ TOLERANCE = 2e-5
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Constant folding")
 
 
+# The exporter that ATC can read from; torch 2.0 has no other and no argument to choose.
+OLDER_EXPORTER = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+
+
 def export(model: torch.nn.Module, path: Path, batch: int | None = 1, dtype: torch.dtype = torch.float32) -> Path:
     """batch None: dynamic. Written without the exporter under test, which has its own tests."""
     images = torch.zeros(batch or 1, 3, 224, 224, dtype=dtype)
     dynamic = None if batch else {"input": {0: "batch"}, "output": {0: "batch"}}
     torch.onnx.export(
-        model, (images,), str(path), opset_version=13, dynamo=False, input_names=["input"], dynamic_axes=dynamic,
-        output_names=["output"],
+        model, (images,), str(path), opset_version=13, input_names=["input"], dynamic_axes=dynamic,
+        output_names=["output"], **OLDER_EXPORTER,
     )  # fmt: skip
     return path
 
@@ -147,10 +152,10 @@ def test_files_that_are_no_image_encoder(tmp_path: Path, ais_bench) -> None:
             return a.reshape(1, -1, 224)
 
     image = torch.zeros(1, 3, 224, 224)
-    torch.onnx.export(TwoInputs(), (image, image), str(tmp_path / "two.onnx"), dynamo=False)
+    torch.onnx.export(TwoInputs(), (image, image), str(tmp_path / "two.onnx"), **OLDER_EXPORTER)
     with pytest.raises(ValueError, match="one float input"):
         IMAGE_ENCODER_OM(tmp_path / "two.onnx", "cpu")
-    torch.onnx.export(Narrow(), (image,), str(tmp_path / "narrow.onnx"), dynamo=False)
+    torch.onnx.export(Narrow(), (image,), str(tmp_path / "narrow.onnx"), **OLDER_EXPORTER)
     with pytest.raises(RuntimeError, match=r"answered with shape \(1, 672, 224\), expected \(1, tokens, 1408\)"):
         IMAGE_ENCODER_OM(tmp_path / "narrow.onnx", "cpu")(image)
     (tmp_path / "bad.onnx").write_bytes(b"not a graph")
@@ -162,7 +167,9 @@ def test_files_that_are_no_image_encoder(tmp_path: Path, ais_bench) -> None:
 
 
 def test_onnx_without_its_weight_files(folder: Path, tmp_path: Path) -> None:
-    onnx.save(onnx.load(folder / "one.onnx"), tmp_path / "a.onnx", save_as_external_data=True, location="a.weights")
+    onnx.save(
+        onnx.load(folder / "one.onnx"), str(tmp_path / "a.onnx"), save_as_external_data=True, location="a.weights"
+    )
     IMAGE_ENCODER_OM(tmp_path / "a.onnx", "cpu")
     (tmp_path / "a.weights").unlink()
     with pytest.raises(ValueError, match="copy the whole folder, or export it again"):

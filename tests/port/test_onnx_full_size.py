@@ -28,7 +28,7 @@ def folder() -> Iterator[Path]:
 
 
 def run_and_watch(command: list[str]) -> tuple[str, int]:
-    """(standard output, peak resident memory in bytes). The kernel keeps the peak, so looking now and then is enough."""
+    """(standard output, peak resident memory in bytes). The kernel keeps the peak: looking now and then is enough."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     status, peak = Path(f"/proc/{process.pid}/status"), 0
     while process.poll() is None:
