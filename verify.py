@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return 70
+    for stream in (sys.stdout, sys.stderr):  # an answer may hold characters that the terminal cannot show
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     print(to_json(report) if options.json else to_table(report, shutil.get_terminal_size((120, 24)).columns))
     return report.exit_code
 

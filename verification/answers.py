@@ -138,7 +138,7 @@ def check_pictures(pictures: Sequence[Path], prompts: Prompts) -> tuple[Check, .
                 Outcome.PASSED if same else Outcome.FAILED,
                 f"sha256 {digest[:8]}",
                 expected.sha256[:8],
-                "this is the picture that prompts.yaml describes",
+                "the picture that prompts.yaml describes; nothing of the model",
                 "" if same else f"{path} is another picture under this name. Restore it from upstream.",
             )
         )
@@ -167,7 +167,7 @@ def _check_answer(path: Path, question: str, answer: Any, prompts: Prompts, synt
     numbers = {"question": question, "answer": answer.text, "tokens": answer.tokens, "stopped": answer.stopped}
     outcome, shows, said = Outcome.NOT_JUDGED, "", f"{question} -> {shown}"
     if synthetic:
-        shows = "not judged: synthetic weights; shows that text comes out, not what it says"
+        shows = "not judged: synthetic weights; text comes out, not sense"
     elif expected is None:
         shows = "not judged: prompts.yaml knows no picture of this name"
     else:

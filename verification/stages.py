@@ -42,13 +42,13 @@ HALF = Limits(error=1e-2, cosine=0.9999, kl=1e-3, exact_ids=False)
 
 # stage -> (what a line shows with any weights, what synthetic weights cannot show)
 SHOWS = {
-    "processor": ("the model sees these pixels", "holds for real weights too"),
-    "encoder": ("ViT-g and ln_vision compute the same features", "not that the real files are intact"),
-    "Q-Former": ("the queries read the features the same way", "not that the real file is intact"),
+    "processor": ("the model sees these pixels", "real weights add nothing"),
+    "encoder": ("same features from ViT-g and ln_vision", "not that the real file is intact"),
+    "Q-Former": ("same queries from the same features", "not that the real file is intact"),
     "projection": ("llama_proj is loaded and applied", "not that the real file is intact"),
-    "prompt": ("template, BOS and the picture's place are right", "not the real tokenizer"),
-    "LLM logits": ("the decoder computes the same distribution", "not precision at full depth"),
-    "greedy ids": ("generate picks the same tokens", "not that the text is right"),
+    "prompt": ("template, BOS, the picture's place", "not the real tokenizer"),
+    "LLM logits": ("the decoder's numbers", "not precision at full depth"),
+    "greedy ids": ("generate picks the same tokens", "not that they make sense"),
 }
 
 
@@ -59,7 +59,8 @@ class Measured:
     stage: str
     limit: str
     values: list[tuple[str, float, bool, str]] = field(default_factory=list)  # picture, value, good, text
-    broken: str = ""
+    broken: str = ""  # the exception of a faulty port
+    skipped: str = ""  # why the stage could not run
 
     def add(self, picture: str, value: float, good: bool, text: str) -> None:
         self.values.append((picture, value, good, text))
@@ -70,7 +71,7 @@ class Measured:
         if self.broken:
             return Check("stages", self.stage, Outcome.FAILED, "error", self.limit, shows, self.broken)
         if not self.values:
-            detail = "An earlier stage gave nothing to compare."
+            detail = self.skipped or "An earlier stage gave nothing to compare."
             return Check("stages", self.stage, Outcome.NOT_RUN, "", self.limit, shows, detail)
         bad = [value for value in self.values if not value[2]]
         picture, _, good, text = max(bad or self.values, key=lambda value: value[1])
@@ -136,6 +137,11 @@ def _language(
     prompt = Measured("prompt", f"error <= {limits.error:g}")
     logits = Measured("LLM logits", f"error <= {limits.error:g}" if limits.exact_ids else f"KL <= {limits.kl:g}")
     greedy = Measured("greedy ids", "identical" if limits.exact_ids else "near-ties only")
+    lacking = oracle.lacking_memory(files.llama_model)
+    if lacking:
+        for stage in (prompt, logits, greedy):
+            stage.skipped = lacking
+        return [stage.check(synthetic) for stage in (prompt, logits, greedy)]
     reference = oracle.Decoder(files.llama_model, files.model_type)
 
     prompts = _each(embeddings, lambda path: port.prompt(question, embeddings[path]), prompt)
