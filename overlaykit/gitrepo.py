@@ -116,7 +116,8 @@ class Repo:
         """Run git isolated and return its output. Raises GitFailed."""
         result = self.status_of(*args, stdin=stdin, env=env)
         if result.status:
-            raise GitFailed(f"git {args[0]} failed in {self.worktree or self.git_dir}", result.error.strip())
+            verb = next(word for word in args if word != "-c" and "=" not in word)
+            raise GitFailed(f"git {verb} failed in {self.worktree or self.git_dir}", result.error.strip())
         return result.output
 
     def as_the_user(self, *args: str, stdin: bytes = b"") -> GitResult:

@@ -94,7 +94,7 @@ def read_upstream(path: Path) -> Upstream:
 def write_result(path: Path, tree: str) -> None:
     """Replace the `result` of configs/upstream.yaml; every other byte stays."""
     data = path.read_bytes()
-    changed, count = re.subn(rb"(?m)^result:[^\S\r\n]*[^\s#]*", b"result: " + tree.encode(), data)
+    changed, count = re.subn(rb"(?m)^result:[^\S\r\n]*[^\s#]*", b'result: "%s"' % tree.encode(), data)
     if count != 1:
         raise FixTheProjectFile(f"{path} has no line that starts with 'result:'", fix='Add the line: result: ""')
     path.write_bytes(changed)

@@ -83,7 +83,6 @@ def swap(
         "checkout",
         "--quiet",
         "--no-overwrite-ignore",
-        "--no-track",
         *where,
         journal.new,
         stdin=lock,  # a git that outlives us holds the lock on

@@ -1,0 +1,294 @@
+"""apply.py as its users see it: the workspace it makes, what it prints, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from toys import EVAL_YAML, OVERLAY, PATCHES, ROOT, Toy, commit, git, snapshot
+
+
+def test_first_apply_makes_a_patched_workspace(toy: Toy) -> None:
+    toy.apply("--set", "model_path=/mnt/w")
+    assert b'"auto"' in toy.read("minigpt4/base_model.py")
+    assert not (toy.workspace / "old.py").exists()
+    assert toy.read("run_predict.py") == OVERLAY["run_predict.py"]
+    assert b"ckpt: '/mnt/w/ckpt.pth'" in toy.read("eval_configs/eval.yaml")
+    assert b"low_resource: False" in toy.read("eval_configs/eval.yaml")
+    assert toy.dirty() == []
+    assert toy.git("symbolic-ref", "HEAD") == "refs/heads/overlay"
+    subjects = toy.git("log", "--reverse", "--format=%s", f"{toy.pin}..").split("\n")
+    assert subjects == [
+        "Choose autocast by device",
+        "Drop what is old",
+        "overlay: files",
+        "overlay: local configuration",
+    ]
+
+
+def test_it_ends_with_branch_commits_tree_and_working_commands(toy: Toy) -> None:
+    done = toy.apply()
+    tree = toy.git("rev-parse", "refs/overlay/result^{tree}")
+    for shown in ("overlay at", "Choose autocast by device", "overlay: files", f"{tree} (as locked)"):
+        assert shown in done.out
+    facts = toy.apply("--json").json
+    log = subprocess.run(shlex.split(facts["commands"]["log"]), capture_output=True, text=True, check=True)
+    assert "overlay: local configuration" in log.stdout
+    revert = shlex.split(facts["commands"]["revert"])
+    assert revert[:2] == ["python", "apply.py"]
+    assert facts["commands"]["log"] in done.out
+    assert facts["commands"]["revert"] in done.out
+    assert toy.run(*revert[2:]).code == 0
+    assert toy.git("symbolic-ref", "HEAD") == "refs/heads/main"
+
+
+def test_only_the_values_change_in_a_yaml_file_and_its_mode_stays(toy: Toy) -> None:
+    toy.apply()
+    expected = EVAL_YAML.replace(b"# the architecture\n", b"# the architecture\n  encoder: '/data/model/eva.om'\n")
+    expected = expected.replace(b"please set this value", b"/data/model/ckpt.pth").replace(b"True", b"False")
+    assert toy.read("eval_configs/eval.yaml") == expected
+    assert os.access(toy.workspace / "eval_configs" / "eval.yaml", os.X_OK)
+    assert not os.access(toy.workspace / "demo.py", os.X_OK)
+
+
+def test_a_second_run_changes_no_file(applied: Toy) -> None:
+    before = snapshot(applied.workspace)
+    done = applied.apply()
+    assert "Nothing to do" in done.out
+    assert snapshot(applied.workspace) == before
+    applied.apply("--set", "model_path=/data/model")  # asks for a setting that is not remembered, but has no effect
+    assert {k: v for k, v in snapshot(applied.workspace, inside_git=False).items()} == {
+        k: v for k, v in before.items() if not k.startswith(".git/") and k != ".git"
+    }
+
+
+def test_check_says_what_would_happen_and_touches_nothing(toy: Toy) -> None:
+    outside = snapshot(toy.folder)
+    assert "would clone" in toy.apply("check").out
+    assert snapshot(toy.folder) == outside
+    toy.apply()
+    before = snapshot(toy.workspace)
+    assert "Nothing to do" in toy.apply("check").out
+    done = toy.apply("check", "--set", "model_path=/other")
+    assert "would change" in done.out
+    assert "change eval_configs/eval.yaml" in done.out
+    after = snapshot(toy.workspace)
+    assert after.keys() == before.keys()
+    # git renews the time stamp of an object that it would otherwise have written a second time.
+    assert [name for name in after if after[name] != before[name] and not name.startswith(".git/objects/")] == []
+
+
+def test_check_reports_the_same_refusals_as_apply(applied: Toy) -> None:
+    applied.write("demo.py", b"mine\n")
+    toy_patch_more(applied)
+    before = snapshot(applied.workspace, inside_git=False)
+    check, apply = applied.run("check"), applied.run()
+    assert (check.code, apply.code) == (3, 3)
+    assert check.err == apply.err
+    assert "demo.py (edited)" in check.err
+    assert snapshot(applied.workspace, inside_git=False) == before
+
+
+def toy_patch_more(toy: Toy) -> None:
+    """One more patch, which changes demo.py."""
+    toy.make_patches([*PATCHES, ("Greet", {"demo.py": b"print('auto')\nprint('hello')\n"})])
+    toy.apply("lock")
+
+
+def test_a_changed_added_and_deleted_patch_each_take_effect(applied: Toy) -> None:
+    toy_patch_more(applied)
+    assert "Applied" in applied.apply().out
+    assert b"hello" in applied.read("demo.py")
+    applied.make_patches(PATCHES[:1])
+    (applied.project / "configs" / "paths.yaml").write_bytes(b"variables: {}\nrules: {}\n")
+    applied.apply("lock")
+    applied.apply()
+    assert applied.read("old.py") == b"x = 1\n"
+    assert not (applied.workspace / "minigpt4" / "hook.py").exists()
+    assert applied.dirty() == []
+
+
+def test_settings_persist_and_can_be_replaced(applied: Toy) -> None:
+    applied.apply("--set", "model_path=/a", "--set", "encoder=/e.onnx")
+    toy_patch_more(applied)
+    applied.apply()
+    assert b"encoder: '/e.onnx'" in applied.read("eval_configs/eval.yaml")
+    assert b"'/a/ckpt.pth'" in applied.read("eval_configs/eval.yaml")
+    assert applied.apply("--set", "model_path=/b", "--json").json["settings"] == {
+        "model_path": "/b",
+        "encoder": "/e.onnx",
+    }
+    assert b"'/b/ckpt.pth'" in applied.read("eval_configs/eval.yaml")
+
+
+def test_revert_and_apply_again_keep_the_settings(applied: Toy) -> None:
+    applied.apply("--set", "model_path=/a")
+    done = applied.apply("revert")
+    assert "back on main" in done.out
+    assert applied.read("demo.py") == b"import old\n\nprint('cuda')\n"
+    assert not (applied.workspace / "run_predict.py").exists()
+    assert not (applied.workspace / "minigpt4" / "models").exists()
+    assert applied.dirty() == []
+    assert "Nothing to do" in applied.apply("revert").out
+    applied.apply()
+    assert b"'/a/ckpt.pth'" in applied.read("eval_configs/eval.yaml")
+
+
+def test_revert_returns_to_the_users_own_branch_or_commit(toy: Toy) -> None:
+    git(toy.folder, "clone", "-q", str(toy.upstream), str(toy.workspace))
+    toy.git("checkout", "-q", "-b", "feature/mine")
+    toy.apply()
+    toy.apply("revert")
+    assert toy.git("symbolic-ref", "HEAD") == "refs/heads/feature/mine"
+    toy.git("checkout", "-q", "--detach")
+    toy.apply()
+    toy.apply("revert")
+    assert toy.git("rev-parse", "HEAD") == toy.pin
+    assert git_fails(toy.workspace, "symbolic-ref", "-q", "HEAD")
+
+
+def test_revert_after_the_previous_branch_was_deleted(toy: Toy) -> None:
+    git(toy.folder, "clone", "-q", str(toy.upstream), str(toy.workspace))
+    toy.git("checkout", "-q", "-b", "gone")
+    toy.apply()
+    toy.git("branch", "-q", "-D", "gone")
+    assert "a detached HEAD" in toy.apply("revert").out
+    assert toy.git("rev-parse", "HEAD") == toy.pin
+
+
+def git_fails(folder: Path, *args: str) -> bool:
+    return subprocess.run(["git", "-C", str(folder), *args], capture_output=True).returncode != 0
+
+
+def test_status_in_every_state(toy: Toy) -> None:
+    def outcome() -> str:
+        return str(toy.apply("status", "--json").json["outcome"])
+
+    assert outcome() == "absent"
+    git(toy.folder, "clone", "-q", str(toy.upstream), str(toy.workspace))
+    assert outcome() == "not_applied"
+    toy.apply()
+    before = snapshot(toy.workspace)
+    assert outcome() == "current"
+    toy.write("demo.py", b"mine\n")
+    assert toy.apply("status", "--json").json["local_edits"] == [" M demo.py"]
+    toy_patch_more(toy)
+    assert outcome() == "outdated"
+    git(toy.workspace, "checkout", "-q", "demo.py")
+    assert set(snapshot(toy.workspace)) == set(before)
+
+
+def test_lock_writes_only_the_result(toy: Toy) -> None:
+    lock = toy.project / "configs" / "upstream.yaml"
+    before = lock.read_text()
+    assert "Nothing to do" in toy.apply("lock").out
+    assert lock.read_text() == before
+    toy.write_overlay({"run_predict.py": b"print('better')\n"})
+    stale = toy.run()
+    assert (stale.code, "apply.py lock" in stale.err) == (4, True)
+    assert not (toy.workspace / "run_predict.py").exists()
+    assert "Locked" in toy.apply("lock").out
+    changed = [(a, b) for a, b in zip(before.split("\n"), lock.read_text().split("\n")) if a != b]
+    assert len(changed) == 1
+    assert changed[0][1].startswith("result: ")
+    toy.apply()
+
+
+def test_a_lock_that_someone_edited_is_noticed_without_a_build(applied: Toy) -> None:
+    lock = applied.project / "configs" / "upstream.yaml"
+    lines = [
+        "result: " + json.dumps("1" * 40) if line.startswith("result") else line
+        for line in lock.read_text().split("\n")
+    ]
+    lock.write_text("\n".join(lines))
+    assert applied.run().code == 4
+
+
+def test_a_moved_pin_is_fetched_and_applied(applied: Toy) -> None:
+    files = {
+        "README.md": b"# Toy 2\n",
+        **{
+            path: (applied.upstream / path).read_bytes()
+            for path in ("old.py", "demo.py", "minigpt4/base_model.py", "eval_configs/eval.yaml", ".gitignore")
+        },
+    }
+    applied.pin = commit(applied.upstream, files, "newer", executable=["eval_configs/eval.yaml"])
+    applied.write_pin()
+    assert "would fetch" in applied.run("check").out or applied.run("check").code == 4
+    applied.apply("lock")
+    applied.apply()
+    assert applied.read("README.md") == b"# Toy 2\n"
+    assert applied.git("rev-parse", "refs/overlay/base") == applied.pin
+    assert applied.git("rev-parse", "refs/heads/main") != applied.pin, "the user's branch is not ours to move"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--set", "model_path"], 2),
+        (["--set", "model_pth=/x"], 2),
+        (["--set", "low_resource=perhaps"], 2),
+        (["--upstream", "/nowhere/at/all"], 2),
+        (["--upstream=-uexec"], 2),
+        (["frobnicate"], 2),
+        (["revert"], 2),
+    ],
+)
+def test_wrong_commands_exit_2_and_make_nothing(toy: Toy, words: list[str], code: int) -> None:
+    before = snapshot(toy.folder)
+    assert toy.spawn(*words).code == code
+    assert snapshot(toy.folder) == before
+
+
+def test_errors_as_json_are_all_of_stdout(toy: Toy) -> None:
+    done = toy.run("--json", "--set", "model_pth=/x")
+    assert done.json["ok"] is False
+    assert done.json["code"] == done.code == 2
+    assert "model_path" in done.json["error"]["why"]
+
+
+def test_json_and_text_hold_the_same_facts(applied: Toy) -> None:
+    applied.write("README.md", b"mine\n")
+    facts, text = applied.apply("--json").json, applied.apply().out
+    assert facts["ok"] is True
+    for commit_facts in facts["commits"]:
+        assert f"{commit_facts['id'][:12]} {commit_facts['subject']}" in text
+    assert facts["tree"] in text
+    assert facts["local_edits"] == [" M README.md"]
+    assert " M README.md" in text
+
+
+def test_help_teaches(toy: Toy) -> None:
+    done = toy.spawn("--help")
+    for word in ("check", "status", "revert", "lock", "--force", "--upstream", "exit codes", "bundle"):
+        assert word in done.out
+    assert "--project" not in done.out
+
+
+def test_the_wanted_speed_needs_few_git_processes(toy: Toy, tmp_path: Path) -> None:
+    """Seconds differ from machine to machine; the number of processes does not."""
+    log = tmp_path / "calls"
+    real = subprocess.run(["which", "git"], capture_output=True, text=True, check=True).stdout.strip()
+    (tmp_path / "git").write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {real} "$@"\n')
+    (tmp_path / "git").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert toy.spawn(env=env).code == 0
+    first = len(log.read_text().split("\n"))
+    log.unlink()
+    assert toy.spawn(env=env).code == 0
+    second = len(log.read_text().split("\n"))
+    assert (first <= 60, second <= 20) == (True, True), (first, second)
+
+
+def test_no_torch_is_needed(toy: Toy) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['numpy'] = None; sys.modules['transformers'] = None;"
+        f"sys.path.insert(0, {str(ROOT)!r}); import apply; sys.exit(apply.main({json.dumps(toy.arguments())}))"
+    )
+    import sys
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
