@@ -1,0 +1,342 @@
+"""run_predict.py: what it refuses and with which exit code, what it prints, and the whole way on real upstream."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from conftest import OVERLAY
+from PIL import Image
+from port_models.answer_stream import AnswerPrinter, BeforeStop, stop_ids
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("run_predict", OVERLAY / "run_predict.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+run_predict = load_script()
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """An eval YAML and a picture in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("eval.yaml").write_text("model: {}\n")
+    Image.new("RGB", (8, 8), "red").save("picture.png")
+    return ["--cfg-path", "eval.yaml", "--image-path", "picture.png"]
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("device", "npu_id", "expected"),
+    [
+        (None, None, "auto"),
+        ("cpu", None, "cpu"),
+        ("cuda:1", None, "cuda:1"),
+        (None, 3, "npu:3"),
+        ("auto", 0, "npu:0"),
+        ("npu", 2, "npu:2"),
+        ("npu:2", 2, "npu:2"),
+    ],
+)
+def test_device_and_npu_id_become_one(device, npu_id, expected):
+    assert run_predict.device_spec(device, npu_id) == expected
+
+
+@pytest.mark.parametrize(("device", "npu_id"), [("cpu", 0), ("npu:1", 0), ("cuda:0", 0), (None, -1)])
+def test_contradictions_exit_2(files, capsys, device, npu_id):
+    argv = [*files, "--npu-id", str(npu_id)] + (["--device", device] if device else [])
+    assert run_predict.main(argv) == 2
+    assert "--npu-id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--cfg-path", "--image-path"])
+def test_a_missing_file_exits_2_and_names_both_places(files, capsys, tmp_path, option):
+    files[files.index(option) + 1] = "nowhere.x"
+    assert run_predict.main(files) == 2
+    message = capsys.readouterr().err
+    assert f"{option}: there is no file nowhere.x, neither in {tmp_path}" in message
+    assert str(run_predict.WORKSPACE) in message
+
+
+def test_a_file_that_is_no_picture_exits_2(files, capsys):
+    Path("picture.png").write_text("not a picture")
+    assert run_predict.main(files) == 2
+    assert "cannot be read as a picture" in capsys.readouterr().err
+
+
+def test_outside_a_workspace_it_says_where_to_run(files, capsys):
+    assert run_predict.main(files) == 2
+    assert "run the copy in the folder that apply.py --workspace made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError("oh"), 70), (KeyboardInterrupt(), 130)])
+def test_what_nobody_foresaw(files, capsys, monkeypatch, error, code):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(run_predict, "answer", fail)
+    assert run_predict.main(files) == code
+    assert ("ZeroDivisionError: oh" in capsys.readouterr().err) == (code == 70)
+
+
+def test_an_unknown_flag_exits_2(files):
+    with pytest.raises(SystemExit) as stop:
+        run_predict.main([*files, "--npuid", "0"])
+    assert stop.value.code == 2
+
+
+def test_a_clear_error_while_loading_is_not_a_traceback():
+    with pytest.raises(run_predict.Refused, match="low_resource") as refusal, run_predict.load_errors():
+        raise ValueError("low_resource: True is not supported")
+    assert refusal.value.code == 5
+    with pytest.raises(RuntimeError, match="a bug"), run_predict.load_errors():
+        raise RuntimeError("a bug")
+
+
+# The answer's text
+
+
+def pieces(word, line, both):
+    """A tokenizer that knows three texts by heart."""
+    known = {"###": word, "\n": line, "\n###": both}
+
+    def tokenize(text, add_special_tokens):
+        assert not add_special_tokens
+        return types.SimpleNamespace(input_ids=known[text])
+
+    return tokenize
+
+
+def test_stop_ids_of_the_real_tokenizer_are_upstreams_constants():
+    """The ids are LLaMA's own, as its tokenizer.model gives them."""
+    tokenizer = pieces(word=[835], line=[29871, 13], both=[29871, 13, 2277, 29937])
+    assert stop_ids(tokenizer) == [[835], [2277, 29937]]
+
+
+def test_equal_stop_ids_are_given_once():
+    assert stop_ids(pieces(word=[7, 8], line=[4], both=[4, 7, 8])) == [[7, 8]]
+
+
+TEXTS = [
+    "A man sits at a desk.",
+    "  A man.\n###",
+    "A man. ### Human: what else?",
+    "C# and ## are not stop words\n\n#",
+    "####",
+    "###",
+    "",
+    "one\n\ntwo #1 ##2  ###",
+    " \n ",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_shown_stands_before_the_stop_word_however_it_comes(text):
+    expected = text.split("###")[0].strip()
+    for seed in range(30):
+        draw = random.Random(seed)
+        sieve, shown, rest = BeforeStop(), "", text
+        while rest:
+            size = draw.randint(1, 4)
+            piece, rest = rest[:size], rest[size:]
+            shown += sieve.take(piece)
+            assert expected.startswith(shown)
+        assert shown + sieve.take("", last=True) == expected
+
+
+def test_text_is_shown_as_soon_as_it_is_sure():
+    sieve = BeforeStop()
+    assert [sieve.take(piece) for piece in ("A man ", "sits #", "1 ", "##", "# Human")] == [
+        "A man",
+        " sits",
+        " #1",
+        "",
+        "",
+    ]
+
+
+def test_the_printer_writes_words_and_hides_the_stop_word():
+    import torch
+
+    vocabulary = ["A", "man", "sits.", "###", "Human:"]
+
+    class Words:
+        def decode(self, ids, skip_special_tokens):
+            assert skip_special_tokens
+            return " ".join(vocabulary[token] for token in ids)
+
+    written = []
+    printer = AnswerPrinter(Words(), written.append)
+    printer.put(torch.zeros(1, 0, dtype=torch.long))
+    for token in range(5):
+        printer.put(torch.tensor([token]))
+    printer.end()
+    assert "".join(written) == "A man sits."
+    assert written.index("A") < written.index(" man")
+
+
+# The whole way, on real upstream with synthetic weights
+
+SEVERAL = """
+import contextlib, io, json, sys
+sys.path.insert(0, sys.argv[1])
+import run_predict
+results = []
+for argv in json.load(sys.stdin):
+    out, log = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(log):
+        code = run_predict.main(argv)
+    results.append((code, out.getvalue(), log.getvalue()))
+json.dump(results, sys.stdout)
+"""
+BASE = [
+    "--cfg-path",
+    "eval_configs/minigpt4_eval.yaml",
+    "--image-path",
+    "examples_v2/office.jpg",
+    "--max-new-tokens",
+    "12",
+]
+CPU = [*BASE, "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def options():
+    from verification.synthetic import cached_tiny
+
+    paths = {
+        "llama_model": "weights",
+        "encoder": "othfiles/eva_vit_g.pth",
+        "q_former_model": "othfiles/blip2_pretrained_flant5xxl.pth",
+        "bert": "othfiles/bert-base-uncased",
+        "ckpt": "pretrain/prerained_minigpt4_7b.pth",
+    }
+    weights = cached_tiny()
+    return ["--options", *(f"model.{key}={weights / path}" for key, path in paths.items())]
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder that is not the workspace, and no GPU: the paths above are found in the workspace all the same."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return {"cwd": tmp_path, "capture_output": True, "text": True, "env": environment}
+
+
+@pytest.mark.upstream
+def test_the_answer_is_all_that_goes_to_standard_output(workspace, options, elsewhere):
+    command = [sys.executable, str(workspace / "run_predict.py"), *CPU, "--greedy", *options]
+    done = subprocess.run(command, **elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert done.stdout.count("\n") == 1
+    assert "Loading Q-Former" in done.stderr
+    assert "12 tokens in" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def results(workspace, options, tmp_path_factory):
+    """(exit code, answer, log) of many calls, in one process because importing takes seconds."""
+    nowhere = ["--options", "model.ckpt=/nowhere/ckpt.pth"]
+    calls = {
+        "greedy": [*CPU, "--greedy", *options],
+        "greedy, another seed": [*CPU, "--greedy", "--seed", "7", *options],
+        "sampled": [*CPU, "--seed", "1", *options],
+        "sampled again": [*CPU, "--seed", "1", *options],
+        "sampled, another seed": [*CPU, "--seed", "2", *options],
+        "another question": [*CPU, "--greedy", "--prompt", "Who?", *options],
+        "another picture": [*CPU, "--greedy", "--image-path", "examples_v2/KFC-20-for-20-Nuggets.jpg", *options],
+        "longer": [*CPU, "--greedy", "--max-new-tokens", "20", *options],
+        "no weights": [*CPU, *nowhere],
+        "no tokenizer": [*CPU, *options, f"model.llama_model={tmp_path_factory.mktemp('empty')}"],
+        "low_resource": [*CPU, *options, "model.low_resource=True"],
+        "npu": [*BASE, "--npu-id", "0", *options],
+        "not a device": [*BASE, "--device", "gpu0", *options],
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, str(workspace)],
+        input=json.dumps(list(calls.values())),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+    )
+    return dict(zip(calls, json.loads(done.stdout)))
+
+
+@pytest.mark.upstream
+def test_greedy_answers_do_not_depend_on_the_seed(results):
+    code, answer, log = results["greedy"]
+    assert code == 0, log
+    assert answer.strip()
+    assert results["greedy, another seed"][1] == answer
+    assert results["longer"][1].startswith(answer.rstrip("\n�"))
+
+
+@pytest.mark.upstream
+def test_sampled_answers_follow_the_seed(results):
+    assert results["sampled"][:2] == results["sampled again"][:2] != results["sampled, another seed"][:2]
+    assert results["sampled"][1] != results["greedy"][1]
+
+
+@pytest.mark.upstream
+def test_question_and_picture_matter(results):
+    assert len({results[name][1] for name in ("greedy", "another question", "another picture")}) == 3
+
+
+@pytest.mark.upstream
+def test_missing_weights_exit_5_and_are_all_named(results):
+    code, answer, log = results["no weights"]
+    assert (code, answer) == (5, "")
+    assert "  ckpt: /nowhere/ckpt.pth\n" in log
+    assert all(f"  {key}: " in log for key in ("llama_model", "encoder", "q_former_model", "bert"))
+    assert "apply.py --set model_path=FOLDER" in log
+    code, _, log = results["no tokenizer"]
+    assert code == 5
+    assert "has no tokenizer.model" in log
+
+
+@pytest.mark.upstream
+def test_low_resource_exits_5_with_the_way_out(results):
+    code, _, log = results["low_resource"]
+    assert code == 5
+    assert "low_resource: False" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.upstream
+@pytest.mark.skipif(importlib.util.find_spec("torch_npu") is not None, reason="torch_npu is installed here")
+def test_an_npu_that_is_not_there_exits_5(results):
+    code, _, log = results["npu"]
+    assert code == 5
+    assert "torch_npu is not installed" in log
+
+
+@pytest.mark.upstream
+def test_a_device_of_another_form_exits_2(results):
+    code, _, log = results["not a device"]
+    assert code == 2
+    assert "'gpu0' is not a device" in log
+
+
+@pytest.mark.upstream
+def test_an_old_torch_npu_is_refused_with_the_minimum(workspace, elsewhere, tmp_path):
+    """A stand-in package of the version that is too old: only its version is looked at."""
+    (tmp_path / "old" / "torch_npu").mkdir(parents=True)
+    (tmp_path / "old" / "torch_npu" / "__init__.py").write_text("__version__ = '2.0.1.post1'\n")
+    elsewhere["env"]["PYTHONPATH"] = str(tmp_path / "old")
+    done = subprocess.run([sys.executable, str(workspace / "run_predict.py"), *BASE, "--npu-id", "0"], **elsewhere)
+    assert done.returncode == 5
+    assert "torch_npu 2.0.1.post1 is too old: the minimum is 2.1." in done.stderr
