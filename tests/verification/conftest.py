@@ -1,0 +1,70 @@
+"""Synthetic weights, and the overlay loaded alone beside the reference: what the tests without upstream need."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+# The models are so small that a second thread only waits for the first.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch  # may have been imported before the variable above was set
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic set in the seed's layout. Do not change it: copy it."""
+    from verification.synthetic import write_tiny
+
+    return write_tiny(tmp_path_factory.mktemp("weights") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two drawn pictures that differ."""
+    from PIL import Image
+
+    from verification.demo import draw
+
+    house, flipped = (tmp_path_factory.mktemp("pictures") / name for name in ("house.png", "flipped.png"))
+    draw(house)
+    with Image.open(house) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((300, 500)).save(flipped)
+    return [house, flipped]
+
+
+@pytest.fixture
+def port(tiny: Path):
+    """The overlay alone, fresh for each test, so that a planted fault stays inside it."""
+    from verification import port as ports
+    from verification import weights
+
+    return ports.OverlayAlone(PROJECT / "overlay", weights.from_folder(tiny), "cpu")
+
+
+@pytest.fixture(scope="session")
+def one_reference():
+    """Build each part of the reference once for all tests: no test changes it, and building is what takes time."""
+    from verification import oracle
+
+    patch = pytest.MonkeyPatch()
+    for part in ("Encoder", "QFormer", "Projection", "Decoder"):
+        patch.setattr(oracle, part, functools.lru_cache(maxsize=None)(getattr(oracle, part)))
+    yield
+    patch.undo()
