@@ -7,6 +7,7 @@ import shlex
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import SaveYourWork
@@ -16,8 +17,14 @@ from .survey import Index, Obstacle, Reason
 AUTHOR = "overlay <overlay@localhost>"
 
 
-def save(repo: Repo, parents: tuple[str, ...], obstacles: tuple[Obstacle, ...], index: Index, scratch: Path) -> str:
-    """Save each obstacle's content in a commit on top of `parents`. The name of the new ref."""
+@dataclass(frozen=True)
+class Backup:
+    ref: str
+    files: bool  # False: it keeps commits only
+
+
+def save(repo: Repo, parents: tuple[str, ...], obstacles: tuple[Obstacle, ...], index: Index, scratch: Path) -> Backup:
+    """Save each obstacle's content in a commit on top of `parents`. A deleted file leaves nothing to save."""
     assert repo.worktree is not None
     files = [path for obstacle in obstacles for path in _files_at(repo.worktree, obstacle)]
     entries = dict(zip(files, _store(repo, files, scratch)))
@@ -29,12 +36,13 @@ def save(repo: Repo, parents: tuple[str, ...], obstacles: tuple[Obstacle, ...], 
     date = f"{int(time.time())} +0000"
     if staged:
         parents = (_commit(repo, staged, parents, "overlay: staged before --force\n", date, scratch / "staged-index"),)
+    entries = {**staged, **entries}  # staged, then deleted from the worktree
     tip = _commit(repo, entries, parents, "overlay: replaced by --force\n", date, scratch / "backup-index")
     name = time.strftime("refs/overlay/backup/%Y%m%dT%H%M%SZ", time.gmtime())
     taken = repo.line("for-each-ref", "--format=%(refname)", "refs/overlay/backup/").split("\n")
     ref = next(ref for n in range(1, 10**6) if (ref := name if n == 1 else f"{name}-{n}") not in taken)
     repo.update_refs({ref: tip})
-    return ref
+    return Backup(ref, bool(entries))
 
 
 def how_to_restore(folder: Path, ref: str) -> str:

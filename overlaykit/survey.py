@@ -99,7 +99,7 @@ def survey(repo: Repo, changes: tuple[Change, ...], index: Index, mine: frozense
             pass
         elif seen is None:
             obstacles[change.path] = Reason.DELETED
-        elif change.old and _filtered_id(repo, change.path) == change.old.id:
+        elif change.old and seen.mode == change.old.mode and _filtered_id(repo, change.path) == change.old.id:
             stale.append(change.path)
         else:
             obstacles[change.path] = Reason.EDITED if change.old else Reason.NOT_TRACKED

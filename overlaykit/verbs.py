@@ -116,14 +116,16 @@ def revert(request: Request) -> Report:
         found = survey(repo, changes_between(old, new), index, frozenset())
         if not request.force:
             refuse_obstacles(workspace, found)
-        ref = None
+        saved = None
         if found.obstacles:
             with workspace.scratch() as scratch:
-                ref = save(repo, (head.commit,), found.obstacles, index, scratch)
+                saved = save(repo, (head.commit,), found.obstacles, index, scratch)
         kept = tuple(change.path for change in found.kept)
-        journal = Journal(head.commit, target.commit or "", target.branch, {}, None, kept, ref, "reverted")
+        journal = Journal(
+            head.commit, target.commit or "", target.branch, {}, None, kept, saved.ref if saved else None, "reverted"
+        )
         swap(repo, journal, found, {}, workspace.private, lock)
-        restore = (how_to_restore(workspace.folder, ref),) if ref else ()
+        restore = (how_to_restore(workspace.folder, saved.ref),) if saved and saved.files else ()
         return _report("revert", Outcome.REVERTED, workspace, project, notes, restore=restore)
 
 
@@ -158,14 +160,14 @@ def _swap_to(
     if found.obstacles or own_commits(state, tip):
         parents = tuple(dict.fromkeys(commit for commit in (head.commit, state.branch) if commit))
         saved = save(workspace.repo, parents, found.obstacles, plan.index, scratch)
-        if found.obstacles:
-            restore.append(how_to_restore(workspace.folder, saved))
+        if saved.files:
+            restore.append(how_to_restore(workspace.folder, saved.ref))
         if own_commits(state, tip):
             restore.append(f"git -C {workspace.folder} branch my-work {state.branch}")
     previous = None if head.branch == BRANCH else head.branch or head.commit
     refs = {BASE: built.base, RESULT: built.overlay.id, TIP: tip}
     kept = tuple(change.path for change in found.kept)
-    journal = Journal(head.commit, tip, BRANCH, refs, previous, kept, saved, project.fingerprint)
+    journal = Journal(head.commit, tip, BRANCH, refs, previous, kept, saved.ref if saved else None, project.fingerprint)
     swap(workspace.repo, journal, found, plan.writes, workspace.private, lock)
     return tuple(restore)
 

@@ -1,0 +1,294 @@
+"""Nothing of the user's is ever lost: apply refuses and changes nothing, or --force saves first."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from toys import Toy, git, snapshot
+
+Prepare = Callable[[Toy], None]
+
+
+def edit(toy: Toy) -> None:
+    toy.write("demo.py", b"mine\n")
+
+
+def edit_assumed_unchanged(toy: Toy) -> None:
+    toy.git("update-index", "--assume-unchanged", "demo.py")
+    toy.write("demo.py", b"mine\n")
+
+
+def make_executable(toy: Toy) -> None:
+    (toy.workspace / "demo.py").chmod(0o755)
+
+
+def stage(toy: Toy) -> None:
+    toy.write("demo.py", b"mine\n")
+    toy.git("add", "demo.py")
+
+
+def stage_then_put_back(toy: Toy) -> None:
+    old = toy.read("demo.py")
+    stage(toy)
+    toy.write("demo.py", old)
+
+
+def stage_then_delete(toy: Toy) -> None:
+    stage(toy)
+    (toy.workspace / "demo.py").unlink()
+
+
+def delete(toy: Toy) -> None:
+    (toy.workspace / "demo.py").unlink()
+
+
+def edit_what_a_patch_deletes(toy: Toy) -> None:
+    toy.write("old.py", b"x = 2\n")
+
+
+def untracked(toy: Toy) -> None:
+    toy.write("run_predict.py", b"mine\n")
+
+
+def untracked_where_a_patch_adds(toy: Toy) -> None:
+    toy.write("minigpt4/hook.py", b"mine\n")
+
+
+def ignored(toy: Toy) -> None:
+    toy.write(".git/info/exclude", b"run_predict.py\n")
+    toy.write("run_predict.py", b"mine\n")
+
+
+def untracked_folder(toy: Toy) -> None:
+    toy.write("run_predict.py/notes.txt", b"mine\n")
+    toy.write("run_predict.py/deep/more.bin", bytes(range(256)))
+
+
+def ignored_folder(toy: Toy) -> None:
+    toy.write(".git/info/exclude", b"run_predict.py\n")
+    toy.write("run_predict.py/model.pth", b"mine\n")
+
+
+def empty_folder(toy: Toy) -> None:
+    (toy.workspace / "run_predict.py").mkdir()
+
+
+def file_where_a_folder_must_be(toy: Toy) -> None:
+    toy.write("minigpt4/models", b"mine\n")
+
+
+def link_where_a_folder_must_be(toy: Toy) -> None:
+    toy.write("elsewhere/port.py", b"mine\n")
+    (toy.workspace / "minigpt4" / "models").symlink_to("../elsewhere")
+
+
+def link_in_place_of_a_file(toy: Toy) -> None:
+    toy.write("elsewhere.py", b"mine\n")
+    (toy.workspace / "demo.py").unlink()
+    (toy.workspace / "demo.py").symlink_to("elsewhere.py")
+
+
+def dangling_link(toy: Toy) -> None:
+    (toy.workspace / "run_predict.py").symlink_to("nowhere")
+
+
+def yaml_edited_on_the_line_of_a_patch(toy: Toy) -> None:
+    toy.write("eval_configs/eval.yaml", toy.read("eval_configs/eval.yaml").replace(b"the architecture", b"mine"))
+
+
+ALL = [
+    edit,
+    edit_assumed_unchanged,
+    make_executable,
+    stage,
+    stage_then_put_back,
+    stage_then_delete,
+    delete,
+    edit_what_a_patch_deletes,
+    untracked,
+    untracked_where_a_patch_adds,
+    ignored,
+    untracked_folder,
+    ignored_folder,
+    empty_folder,
+    file_where_a_folder_must_be,
+    link_where_a_folder_must_be,
+    link_in_place_of_a_file,
+    dangling_link,
+    yaml_edited_on_the_line_of_a_patch,
+]
+
+
+@pytest.fixture(params=["full", "sparse"])
+def plain(request: pytest.FixtureRequest, toy: Toy) -> Toy:
+    """A workspace that the user cloned and has not applied yet, with and without sparse checkout."""
+    git(toy.folder, "clone", "-q", str(toy.upstream), str(toy.workspace))
+    if request.param == "sparse":
+        toy.write(".git/info/sparse-checkout", b"/*\n!/figs/\n")
+        toy.git("config", "core.sparseCheckout", "true")
+        toy.git("read-tree", "-mu", "HEAD")
+        assert not (toy.workspace / "figs").exists()
+    return toy
+
+
+@pytest.mark.parametrize("prepare", ALL)
+def test_apply_refuses_and_changes_nothing(plain: Toy, prepare: Prepare) -> None:
+    prepare(plain)
+    before, staged = snapshot(plain.workspace, inside_git=False), plain.git("ls-files", "-s")
+    done = plain.run()
+    assert done.code == 3, done.out + done.err
+    assert "--force" in done.err
+    assert snapshot(plain.workspace, inside_git=False) == before
+    assert plain.git("ls-files", "-s") == staged
+    assert plain.git("symbolic-ref", "HEAD") == "refs/heads/main"
+
+
+@pytest.mark.parametrize("prepare", ALL)
+def test_force_saves_and_prints_how_to_get_it_back(plain: Toy, prepare: Prepare) -> None:
+    prepare(plain)
+    mine = contents(plain.workspace)
+    staged = plain.git("show", ":demo.py")
+    done = plain.apply("--force", "--json").json
+    assert plain.read("run_predict.py") == b"print('answer')\n"
+    assert plain.read("minigpt4/models/port.py") == b"PORT = 1\n"
+    assert plain.read("demo.py") == b"print('auto')\n"
+    assert plain.git("status", "--porcelain", "-uno") == ""
+    if prepare in (delete, empty_folder):
+        assert done["restore"] == [], "there was nothing to save"
+        return
+    (command,) = done["restore"]
+    subprocess.run(shlex.split(command), check=True)
+    back = contents(plain.workspace)
+    for path, content in mine.items():
+        if back.get(path) != content:
+            assert git(plain.upstream, "show", f"HEAD:{path}") == content[1], f"{path} was mine and is lost"
+    if prepare in (stage, stage_then_put_back, stage_then_delete):
+        ref = command.split("--source=")[1].split()[0]
+        assert plain.git("show", f"{ref}^:demo.py") == staged == "mine"
+
+
+def contents(folder: Path) -> dict[str, tuple[bool, bytes]]:
+    """Files and links outside .git: executable or not, and what they hold."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if name.split("/")[0] != ".git" and (path.is_symlink() or path.is_file()):
+            data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+            found[name] = (not path.is_symlink() and os.access(path, os.X_OK), data)
+    return found
+
+
+@pytest.mark.parametrize("prepare", [edit_what_a_patch_deletes, untracked, untracked_folder])
+def test_revert_refuses_too_and_force_saves(plain: Toy, prepare: Prepare) -> None:
+    """Going back overwrites other paths: those that only our tree has, or that it has differently."""
+    plain.apply()
+    if prepare is untracked_folder:
+        (plain.workspace / "run_predict.py").unlink()
+    prepare(plain)
+    before = snapshot(plain.workspace, inside_git=False)
+    assert plain.run("revert").code == 3
+    assert snapshot(plain.workspace, inside_git=False) == before
+    mine = contents(plain.workspace)
+    (command,) = plain.apply("revert", "--force", "--json").json["restore"]
+    assert plain.git("status", "--porcelain", "-uno") == ""
+    subprocess.run(shlex.split(command), check=True)
+    where = next(path for path, content in mine.items() if content[1] in (b"x = 2\n", b"mine\n"))
+    assert contents(plain.workspace)[where] == mine[where]
+
+
+def test_edits_of_other_files_stay_as_they_are(plain: Toy) -> None:
+    plain.write("README.md", b"mine\n")
+    plain.write("weights/model.pth", b"mine\n")
+    plain.write("notes.txt", b"mine\n")
+    plain.write("staged.txt", b"mine\n")
+    plain.git("add", "staged.txt")
+    plain.apply()
+    assert plain.dirty() == ["M README.md", "A  staged.txt", "?? notes.txt", "!! weights/model.pth"]
+    assert plain.read("README.md") == b"mine\n"
+    plain.apply("revert")
+    assert plain.dirty() == ["M README.md", "A  staged.txt", "?? notes.txt", "!! weights/model.pth"]
+
+
+def test_a_file_that_already_holds_what_is_wanted_is_no_obstacle(plain: Toy) -> None:
+    plain.write("run_predict.py", b"print('answer')\n")
+    plain.write("demo.py", b"print('auto')\n")
+    plain.apply()
+    assert plain.dirty() == []
+
+
+def test_a_repository_in_the_way_is_never_removed(plain: Toy) -> None:
+    git(plain.workspace, "init", "-q", "run_predict.py")
+    before = snapshot(plain.workspace / "run_predict.py")
+    done = plain.run("--force")
+    assert (done.code, "repository of its own" in done.err) == (3, True)
+    assert snapshot(plain.workspace / "run_predict.py") == before
+
+
+def test_own_commits_on_the_overlay_branch_are_kept(applied: Toy) -> None:
+    applied.write("mine.py", b"mine\n")
+    applied.git("add", "mine.py")
+    applied.git("-c", "user.name=U", "-c", "user.email=u@localhost", "commit", "-qm", "Mine")
+    mine = applied.git("rev-parse", "HEAD")
+    assert "Nothing to do" in applied.apply().out
+    assert applied.run("check", "--set", "model_path=/other").code == 3
+    assert applied.run("--set", "model_path=/other").code == 3
+    assert applied.git("rev-parse", "HEAD") == mine
+    (command,) = applied.apply("--set", "model_path=/other", "--force", "--json").json["restore"]
+    subprocess.run(shlex.split(command), check=True)
+    assert applied.git("rev-parse", "my-work") == mine
+    assert applied.git("merge-base", "--is-ancestor", mine, "my-work") == ""
+    saved = applied.git("for-each-ref", "--format=%(refname)", "refs/overlay/backup/")
+    assert mine in applied.git("rev-list", saved).split("\n"), "the backup alone must keep the commits alive"
+
+
+def test_a_branch_named_overlay_that_is_not_ours(plain: Toy) -> None:
+    plain.git("-c", "user.name=U", "-c", "user.email=u@localhost", "commit", "-q", "--allow-empty", "-m", "Mine")
+    plain.git("branch", "overlay")
+    mine = plain.git("rev-parse", "overlay")
+    done = plain.run()
+    assert (done.code, "did not make it" in done.err) == (3, True)
+    assert plain.git("rev-parse", "overlay") == mine
+    (command,) = plain.apply("--force", "--json").json["restore"]
+    subprocess.run(shlex.split(command), check=True)
+    assert plain.git("rev-parse", "my-work") == mine
+
+
+@pytest.mark.parametrize("marker", ["MERGE_HEAD", "CHERRY_PICK_HEAD", "rebase-merge"])
+def test_in_the_middle_of_something_of_the_users(plain: Toy, marker: str) -> None:
+    plain.write(f".git/{marker}", f"{plain.pin}\n".encode())
+    for verb in ("apply", "check", "revert"):
+        assert plain.run(verb, "--force").code == 3
+
+
+def test_unmerged_files(plain: Toy) -> None:
+    blob = plain.git("hash-object", "-w", "README.md")
+    rows = "".join(f"100644 {blob} {stage}\tREADME.md\n" for stage in (1, 2, 3))
+    git(plain.workspace, "update-index", "--index-info", stdin=f"0 {'0' * 40}\tREADME.md\n{rows}".encode())
+    assert plain.run("--force").code == 3
+
+
+def test_line_ends_converted_by_git_are_no_edit(toy: Toy) -> None:
+    git(toy.folder, "clone", "-q", "-c", "core.autocrlf=true", str(toy.upstream), str(toy.workspace))
+    assert b"\r\n" in toy.read("demo.py")
+    os.utime(toy.workspace / "demo.py", (1, 1))  # git can no longer tell by the time stamp
+    toy.apply()
+    assert toy.read("demo.py") == b"print('auto')\n"
+    assert toy.git("status", "--porcelain", "-uno") == ""
+
+
+def test_another_project_is_never_touched(toy: Toy) -> None:
+    git(toy.folder, "init", "-q", "-b", "main", str(toy.workspace))
+    assert toy.run().code == 2
+    toy.write("thesis.tex", b"mine\n")
+    toy.git("add", "thesis.tex")
+    toy.git("-c", "user.name=U", "-c", "user.email=u@localhost", "commit", "-qm", "Mine")
+    before = snapshot(toy.workspace, inside_git=False)
+    for words in ((), ("--force",), ("check",)):
+        assert toy.run(*words).code == 2
+    assert snapshot(toy.workspace, inside_git=False) == before
+    assert toy.git("for-each-ref", "refs/overlay") == ""
