@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import re
 import shlex
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -172,10 +172,10 @@ def _align(lines: Sequence[str], old: Sequence[str], near: int) -> int | None:
     places: dict[str, list[int]] = {}
     for at, text in enumerate(lines):
         places.setdefault(text, []).append(at)
-    votes: Counter[int] = Counter()
+    votes: defaultdict[int, float] = defaultdict(float)
     for index, text in enumerate(old):
         for at in places.get(text, ()) if text.strip() else ():
-            votes[at - index] += 1000 // len(places[text])
+            votes[at - index] += 1 / len(places[text]) ** 2
     if not votes:
         return None
     best = max(0, max(votes, key=lambda start: (votes[start], -abs(start - near))))
@@ -197,16 +197,11 @@ def _first_break(lines: Sequence[str], old: Sequence[str], start: int) -> _Diffe
     low = max(0, start - len(old))
     window = lines[low : start + 2 * len(old)]
     blocks = difflib.SequenceMatcher(None, window, old, autojunk=False).get_matching_blocks()
-    here = there = 0  # the next line of the hunk and of the window, as long as they go together
-    if blocks[0].size and blocks[0].b == 0:
-        here, there = blocks[0].size, blocks[0].a + blocks[0].size
-    elif blocks[0].size:
-        there = max(0, blocks[0].a - blocks[0].b)
+    first = blocks[0]
+    if first.b == 0 and first.size:
+        here, there = first.size, first.a + first.size  # adjacent blocks do not exist, so the lines differ from here
     else:
-        there = start - low
-    for block in blocks[1:]:
-        if here and (block.b, block.a) == (here, there):
-            here, there = here + block.size, there + block.size
+        here, there = 0, max(0, first.a - first.b)  # the first line of the hunk is gone
     found = lines[low + there] if low + there < len(lines) else None
     expected = old[here] if here < len(old) else None
     return _Difference(low + there + 1, expected, found, sum(block.size for block in blocks))

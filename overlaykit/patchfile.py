@@ -228,9 +228,6 @@ def _read_hunk(name: str, first_line: int, lines: list[str], at: int, block: uni
         section=block.section_header.rstrip("\n"),
         lines=tuple(kept),
     )
-    if (len(hunk.old_lines), len(hunk.new_lines)) != (hunk.old_len, hunk.new_len):
-        follow = f"{len(hunk.old_lines)} old and {len(hunk.new_lines)} new lines follow"
-        raise broken(name, hunk.line, f"{hunk.header}: {follow}")
     return hunk, end
 
 

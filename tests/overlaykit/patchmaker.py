@@ -59,5 +59,5 @@ def make_patch(
     """The patch that turns `old` into `new`; `folder` becomes a repository whose HEAD is the commit."""
     make_repo(folder, old)
     write_tree(folder, new)
-    git(folder, "commit", "-q", "--allow-empty", "-F", "-", stdin=message.encode(), **env)
+    git(folder, "commit", "-q", "--allow-empty", "--cleanup=verbatim", "-F", "-", stdin=message.encode(), **env)
     return git(folder, *EXPORT, *options)

@@ -126,11 +126,34 @@ def test_a_change_that_landed_is_recognised(patch: Patch) -> None:
     assert "drop the hunk" in one(patch, PATCHED).hint
 
 
+def test_the_function_is_that_of_the_change_not_of_its_context(tmp_path: Path) -> None:
+    new = MODEL.replace(b"    return 1\n", b"    return 2\n")
+    patch = parse_patch("p", make_patch(tmp_path, {"m.py": MODEL}, {"m.py": new}))
+    (misfit,) = misfits(patch, {"m.py": b"\n" + MODEL})
+    assert patch.files[0].hunks[0].old_lines[0] == "\n"
+    assert misfit.function == "tail"
+    (misfit,) = misfits(patch, {"m.py": b"\n" + new})
+    assert "drop the hunk" in misfit.hint
+    assert misfit.function == "tail"
+
+
+def test_a_rare_line_tells_more_than_many_common_ones(tmp_path: Path) -> None:
+    common = b"try:\n    run()\n    %s\n    done()\nexcept E:\n    stop()\n"
+    old = b"".join(common % b"usual()" for _ in range(4)) + common % b"rare()" + b"end\n"
+    patch = parse_patch("p", make_patch(tmp_path, {"f": old}, {"f": old.replace(b"rare()", b"rare(1)")}))
+    now = old.replace(common % b"rare()", b"a\nb\n    rare()\n    done()\n    c()\n    d()\n")
+    (misfit,) = misfits(patch, {"f": now})
+    assert now.split(b"\n")[24:28] == [b"a", b"b", b"    rare()", b"    done()"]
+    assert "from line 24." in misfit.hint
+
+
 def test_lines_that_are_gone_are_not_guessed(patch: Patch) -> None:
     misfit = one(patch, b"import torch\n\n\ndef other():\n    return None\n")
     assert misfit.hint.startswith("Hardly any of its lines is left.")
     assert misfit.hint.endswith("-- pkg/model.py")
     assert misfit.found == "(end of the file)"
+    common = b"        return None\n"  # this one line is no trace
+    assert one(patch, common + b"x = 1\n" * 30).hint.startswith("Hardly any of its lines is left.")
 
 
 def test_a_file_that_changed_elsewhere_is_a_misfit(patch: Patch) -> None:

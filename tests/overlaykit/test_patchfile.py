@@ -75,11 +75,11 @@ MESSAGES = [
     "图像编码器 for 中文 subjects\n\n正文。\n\nSigned-off-by: Zoë <zoe@example.org>\n",
     "[fix] keep, or drop, the bracket\n\ntext\n",
     "Re: odd\n\n\n\nMany blank lines   \n\n\n  indented\n# not a comment\n",
-    "Quote code\n\n    def f():\n        pass\n----\n-- \n--- x\n\nHooks: a.py\n  and more\nHooks: b.py\n",
+    "Quote code\n\n    def f():\n        pass\n----\n-- \n---x\n\nHooks: a.py\n  and more\nHooks: b.py\n",
 ]
 
 
-@pytest.mark.parametrize("message", MESSAGES[:5])
+@pytest.mark.parametrize("message", MESSAGES)
 @pytest.mark.parametrize("author", ["Ada Lovelace", "Zoë Müller", "张三", 'A. "Q" B, Jr.'])
 def test_the_message_and_author_are_those_of_git_am(tmp_path: Path, message: str, author: str) -> None:
     raw = make_patch(tmp_path / "a", OLD, NEW, message, GIT_AUTHOR_NAME=author)
@@ -93,10 +93,10 @@ def test_the_message_and_author_are_those_of_git_am(tmp_path: Path, message: str
 
 
 def test_trailers_repeat_and_continue() -> None:
-    body = b"Why.\n\nHooks: a.py\n  and more\nHooks: b.py\nUpstream: not-forwarded: Ascend only\n"
+    body = b"Why.\n\nHooks: a.py\n  and more\nHooks: b.py\n\tand c.py\nUpstream: not-forwarded: Ascend only\n"
     patch = parse_patch("p", minimal(body=body))
     assert patch.trailers == {
-        "Hooks": ("a.py and more", "b.py"),
+        "Hooks": ("a.py and more", "b.py and c.py"),
         "Upstream": ("not-forwarded: Ascend only",),
     }
     assert parse_patch("p", minimal(body=b"Note: this is prose\nthat goes on.\n")).trailers == {}
@@ -140,6 +140,7 @@ def test_the_minimal_patch_is_good() -> None:
 IDS = b"1" * 40 + b".." + b"2" * 40
 CREATED = b"0" * 40 + b".." + b"2" * 40
 LINK = b"new file mode 120000\n"
+ADDED = b"new file mode 100644\n"
 TO_LINK = b"old mode 100644\nnew mode 120000\n"
 GIT_BINARY, BINARY = b"GIT binary patch\nliteral 3\n", b"Binary files a/f and b/f differ\n"
 REFUSED = {
@@ -180,7 +181,7 @@ REFUSED = {
     "other target": (minimal(diff=change(target=b"b/g")), 10, "without source"),
     "other source": (minimal(diff=change(source=b"a/g")), 10, "name something else"),
     "no prefix": (minimal(diff=change(paths=b"f f", source=b"f", target=b"f")), 10, "not supported"),
-    "new, with an old blob": (minimal(diff=change(extra=b"new file mode 100644\n")), 10, "disagree"),
+    "new, with an old blob": (minimal(diff=change(extra=ADDED, source=b"/dev/null")), 10, "disagree"),
     "changed, without an old blob": (minimal(diff=change(index=CREATED + b" 100644")), 10, "disagree"),
     "no hunk": (minimal(hunk=b""), 10, "no hunk follows"),
     "surplus line": (minimal(hunk=HUNK + b"+four\n"), 19, "belongs to no hunk"),
@@ -193,6 +194,7 @@ REFUSED = {
     "too long": (minimal(hunk=b"@@ -1,1 +1,3 @@\n one\n two\n+3\n"), 14, "longer"),
     "stripped context": (minimal(hunk=HUNK.replace(b" one", b"")), 15, "must start with"),
     "cut": (minimal()[:-1], 18, "must start with"),
+    "odd hunk header": (minimal(hunk=b"@@ what @@\n" + HUNK), 14, "belongs to no hunk"),
     "garbage": (minimal() + b"And thanks for the fish.\n", 19, "belongs to no hunk"),
     "behind the signature": (minimal() + b"-- \n2.39\n" + change(), 19, "appears twice|no hunk"),
     "file twice": (minimal() + change(), 19, "appears twice"),
