@@ -192,22 +192,25 @@ def test_a_config_that_is_not_json(folder):
 
 
 PEAK = """
-import resource, sys
+import sys
 sys.path.insert(0, sys.argv[1])
 import conftest
 from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+
+def peak():  # not ru_maxrss: that begins with the parent's
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
+
 LlamaForCausalLM.from_pretrained(sys.argv[3])  # tiny: everything is imported and warm
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 model = LlamaForCausalLM.from_pretrained(sys.argv[2])
-size = sum(p.numel() * p.element_size() for p in model.parameters())
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / size)
+print((peak() - before) / sum(p.numel() * p.element_size() for p in model.parameters()))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/status is Linux's")
 def test_the_peak_is_far_below_two_copies(folder, tmp_path):
-    """Eight layers in eight shards: all weights and one mapped shard are 1.125 times the weights."""
-    size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "torch_dtype": "float16"}
+    """Eight shards: all weights and one mapped shard are 1.125 times the weights."""
+    size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
     large = write_folder(tmp_path / "large", shards=8, **size)
     result = subprocess.run(
         [sys.executable, "-c", PEAK, str(Path(__file__).parent), str(large), str(folder)],
@@ -215,4 +218,4 @@ def test_the_peak_is_far_below_two_copies(folder, tmp_path):
         text=True,
         check=True,
     )
-    assert float(result.stdout) < 1.5
+    assert 0.9 < float(result.stdout) < 1.4
