@@ -31,10 +31,10 @@ GPU = (
     that the food is being offered as a bargain or deal. The dipping sauces add flavor to the chicken, making it more
     enjoyable to eat. Overall, the image suggests affordability and deliciousness.""",
     """This image shows a group of men holding up a trophy, all wearing the same blue and white striped jerseys. They
-    are standing on a field with fireworks in the background. Some of the players are raising their arms in the air, while
-    others are holding the trophy with both hands. The team's logo is on the front of the jersey, and they all have
-    smiles on their faces. It seems to be a celebratory moment, with the players and crowd sharing in the joy of winning
-    the trophy.""",
+    are standing on a field with fireworks in the background. Some of the players are raising their arms in the air,
+    while others are holding the trophy with both hands. The team's logo is on the front of the jersey, and they all
+    have smiles on their faces. It seems to be a celebratory moment, with the players and crowd sharing in the joy of
+    winning the trophy.""",
 )
 NPU = (
     """This image shows the Argentina soccer team holding up the World Cup trophy in celebration. The team is dressed in
