@@ -17,8 +17,11 @@ from port_models.modeling_vicuna_ascend import LlamaForCausalLM
 
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 like_457 = pytest.mark.skipif(
-    VERSION != (4, 57), reason=f"4.57 is followed; transformers {transformers.__version__} samples in its own way"
+    VERSION < (4, 57),
+    reason=f"4.57 is followed; transformers {transformers.__version__} scores and filters in its own way",
 )
+# 5.x leaves as many ids out of the repetition penalty as the row has padding, even where no padding is among them.
+PENALTY_SKIPS_PADDING = VERSION >= (5, 0)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,8 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_tokens_equal_transformers(ours, theirs, ids, mask, source, name):
     call = dict(OPTIONS[name])
+    if PENALTY_SKIPS_PADDING and "padded" in source and "repetition_penalty" in call:
+        pytest.skip(f"transformers {transformers.__version__} penalises padded prompts in its own way")
     if "ids" in source:
         call["input_ids"] = ids
     else:
@@ -139,6 +144,8 @@ def test_random_calls_equal_transformers(ours, theirs, seed):
         "min_length": draw.choice([0, 1, length + 4]),
         "eos_token_id": likely[: draw.randint(1, 3)],
     }
+    if PENALTY_SKIPS_PADDING and not mask.all():
+        call["repetition_penalty"] = 1.0
     if call["do_sample"]:
         call.update(
             temperature=draw.choice([0.4, 1.0, 1.7]), top_p=draw.choice([0.5, 0.9, 1.0]), top_k=draw.choice([0, 5, 50])
