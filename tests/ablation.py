@@ -2,8 +2,9 @@
 
     python tests/ablation.py [--workspace DIR] [--only 0003]
 
-A patch is left out by reverting its commit's change to each file with a three-way merge, so the others stay. The
-overlay and the other patches are untouched. Exit 0 when every test bites, 1 when one does not.
+A patch is left out by taking its change back from each of its files with a three-way merge, so that the others stay;
+where a later patch changed the very next line, by reversing its diff without regard to context. Exit 0 when every
+test bites, 1 when one does not.
 """
 
 from __future__ import annotations
@@ -27,49 +28,45 @@ class CannotLeaveOut(Exception):
     """Another patch changes the same lines, so this one cannot be taken out alone."""
 
 
-def git(repo: Path, *arguments: str, check: bool = True) -> bytes:
-    return subprocess.run(["git", "-C", str(repo), *arguments], check=check, capture_output=True).stdout
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, cwd=cwd, capture_output=True)
 
 
 def commits_by_subject(workspace: Path) -> dict[str, str]:
-    """Subject -> commit id of everything on the overlay branch."""
-    lines = git(workspace, "log", "--format=%H %s", "-n", "200", "HEAD").decode().splitlines()
+    """Subject -> commit id of what lies on the overlay branch."""
+    lines = run("git", "log", "--format=%H %s", "-n", "200", "HEAD", cwd=workspace).stdout.decode().splitlines()
     return {subject: commit for commit, subject in (line.split(" ", 1) for line in lines)}
 
 
-def file_without(workspace: Path, commit: str, path: str) -> bytes | None:
-    """The file at HEAD with the change of `commit` taken back; None where the commit had created it."""
-
-    def at(rev: str) -> bytes | None:
-        done = subprocess.run(["git", "-C", str(workspace), "cat-file", "blob", f"{rev}:{path}"], capture_output=True)
-        return done.stdout if done.returncode == 0 else None
-
-    ours, base, theirs = at("HEAD"), at(commit), at(f"{commit}^")
-    if theirs is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        names = []
-        for name, content in (("now", ours), ("with", base), ("without", theirs)):
-            names.append(str(Path(folder, name)))
-            Path(names[-1]).write_bytes(content or b"")
-        merged = subprocess.run(["git", "merge-file", "-p", *names], cwd=folder, capture_output=True)
-    if merged.returncode != 0:
-        raise CannotLeaveOut(f"{path}: a later patch changes the same lines")
-    return merged.stdout
-
-
-def leave_out(patch: Patch, commit: str, workspace: Path, scratch: Path) -> None:
-    """Make `scratch` a copy of the workspace's files without the patch."""
+def leave_out(patch: Patch, commits: dict[str, str], workspace: Path, scratch: Path) -> None:
+    """Make `scratch` a copy of the workspace's files, as they are before the configuration, without the patch."""
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(workspace, scratch, ignore=shutil.ignore_patterns(".git", "figs", "examples"))
+    commit, tip = commits[patch.subject], commits["overlay: files"]
     for change in patch.files:
-        path = change.new_path or change.old_path
-        assert path is not None
-        content = file_without(workspace, commit, path)
-        if content is None:
-            (scratch / path).unlink()
-        else:
-            (scratch / path).write_bytes(content)
+        path = change.new_path
+        assert path is not None, "this tool takes back edits, not deleted files"
+        with tempfile.TemporaryDirectory() as folder:
+            for name, rev in (("now", tip), ("with", commit), ("without", f"{commit}^")):
+                Path(folder, name).write_bytes(run("git", "cat-file", "blob", f"{rev}:{path}", cwd=workspace).stdout)
+            merged = run("git", "merge-file", "-p", "now", "with", "without", cwd=Path(folder))
+            content = Path(folder, "now").read_bytes() if merged.returncode else merged.stdout
+        (scratch / path).write_bytes(content)
+        if merged.returncode:
+            reverse_without_context(patch, path, scratch)
+
+
+def reverse_without_context(patch: Patch, path: str, scratch: Path) -> None:
+    """Take back the patch's change of one file by its changed lines alone."""
+    with tempfile.NamedTemporaryFile(suffix=".patch") as file:
+        file.write(patch.diff)
+        file.flush()
+        # Outside a repository `git apply` is a plain patch tool; the scratch folder lies inside this project's.
+        environment = dict(os.environ, GIT_CEILING_DIRECTORIES=str(scratch.parent))
+        command = ["git", "apply", "-R", "-C0", f"--include={path}", file.name]
+        done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise CannotLeaveOut(f"{path}: another patch changes the same lines ({done.stderr.strip()})")
 
 
 def run_test(test: str, workspace: Path) -> int:
@@ -82,13 +79,13 @@ def run_test(test: str, workspace: Path) -> int:
     return done.returncode
 
 
-def judge(patch: Patch, commit: str, workspace: Path, scratch: Path) -> str:
+def judge(patch: Patch, commits: dict[str, str], workspace: Path, scratch: Path) -> str:
     """'' when the patch's test passes with it and fails without it; else what is wrong."""
     (test,) = patch.trailers["Tested-By"]
     if run_test(test, workspace) != 0:
         return f"{test} does not pass with all patches in"
     try:
-        leave_out(patch, commit, workspace, scratch)
+        leave_out(patch, commits, workspace, scratch)
     except CannotLeaveOut as reason:
         return str(reason)
     if run_test(test, scratch) != 1:
@@ -109,7 +106,7 @@ def main() -> int:
     for patch in read_series(PROJECT / "patches"):
         if arguments.only not in patch.name:
             continue
-        problem = judge(patch, commits[patch.subject], workspace.resolve(), PROJECT / "build" / "ablation" / "without")
+        problem = judge(patch, commits, workspace.resolve(), PROJECT / "build" / "ablation" / "without")
         bad += bool(problem)
         print(f"{'FAIL' if problem else 'ok  '} without {patch.name}{': ' + problem if problem else ''}", flush=True)
     return 1 if bad else 0

@@ -72,18 +72,18 @@ class PatchedUpstream:
         """One call of encode_img, listening at the encoder and at the projection."""
         features: list[Tensor] = []
         projected: list[Tensor] = []
-        encoder = self.model.image_encoder
+        encoder = self.model.visual_encoder
 
         def listen(images: Tensor) -> Tensor:
             features.append(encoder(images))
             return features[-1]
 
         hook = self.model.llama_proj.register_forward_hook(lambda _, taken, given: projected.append(taken[0]))
-        self.model.image_encoder = listen
+        self.model.visual_encoder = listen
         try:
             embeddings, _ = self.model.encode_img(pixels)
         finally:
-            self.model.image_encoder = encoder
+            self.model.visual_encoder = encoder
             hook.remove()
         return Encoded(features[0], projected[0] if self.files.q_former_model else None, embeddings)
 
@@ -121,7 +121,7 @@ class PatchedUpstream:
             "llama_model": {name[len("llama_model.") :]: state[name] for name in part("llama_model.")},
             "q_former_model": part("Qformer.bert.", "query_tokens"),
             "ckpt": part("llama_proj."),
-            "encoder": eager_parameters(self.model.image_encoder),
+            "encoder": eager_parameters(self.model.visual_encoder),
         }
 
     def _options(self, question: str, embeddings: Tensor, max_new_tokens: int) -> dict[str, Any]:
