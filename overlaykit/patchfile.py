@@ -17,9 +17,9 @@ import unidiff
 
 from .errors import FixTheProjectFile
 from .mail import broken, read_mail
+from .patchrules import check_modes, check_order, check_path
 
 NO_BLOB = "0" * 40
-MODES = ("100644", "100755")
 
 
 @dataclass(frozen=True)
@@ -238,15 +238,12 @@ def _file_change(name: str, line: int, header: dict[str, str], hunks: tuple[Hunk
     old_blob, new_blob = blobs.split("..")
     old_mode = None if created else deleted or header.get("old_mode") or same_mode
     new_mode = None if deleted else created or header.get("new_mode") or same_mode
-    for mode in (old_mode, new_mode):
-        if mode is not None and mode not in MODES:
-            kind = {"120000": "a symlink", "160000": "a submodule", "": "no mode"}.get(mode, f"mode {mode}")
-            raise broken(name, line, f"{path}: {kind}; only plain files (100644, 100755) may be patched")
+    check_modes(name, line, path, old_mode, new_mode)
     if (old_blob == NO_BLOB) != bool(created) or (new_blob == NO_BLOB) != bool(deleted):
         raise broken(name, line, f"{path}: the index line and 'new file' or 'deleted file' disagree")
     if not hunks and ("target" in header or not (created or deleted)):
         raise broken(name, line, f"{path}: no hunk follows")
-    _check_order(name, hunks)
+    check_order(name, hunks)
     old_path, new_path = None if created else path, None if deleted else path
     return FileChange(line, old_path, new_path, old_blob, new_blob, old_mode, new_mode, hunks)
 
@@ -262,23 +259,5 @@ def _path(name: str, line: int, header: dict[str, str], created: bool, deleted: 
     target = "/dev/null" if deleted else f"b/{path}"
     if (header.get("source", source), header.get("target", target)) != (source, target):
         raise broken(name, line, f"'diff --git' names {path}, but '---' and '+++' name something else")
-    for part in path.split("/"):
-        # Names that some file system takes for .git: other case, trailing dots or spaces, Windows short name.
-        if part in ("", ".", "..") or part.lower().rstrip(". ") in (".git", "git~1") or "\\" in part:
-            raise broken(name, line, f"dangerous path: {path}", "It leaves the tree or reaches into .git.", "")
-    if not path.isprintable():
-        raise broken(name, line, f"path with unprintable characters: {path!r}")
+    check_path(name, line, path)
     return path
-
-
-def _check_order(name: str, hunks: tuple[Hunk, ...]) -> None:
-    """Hunks must not overlap, and the new start must follow from the old one: `git apply` trusts the new start."""
-    end, shift = 0, 0
-    for hunk in hunks:
-        old = hunk.old_start + (hunk.old_len == 0)
-        new = hunk.new_start + (hunk.new_len == 0)
-        if old <= end or new != old + shift:
-            expected = f"expected to start behind old line {end} and at new line {old + shift}"
-            raise broken(name, hunk.line, f"{hunk.header}: {expected}", "A hunk was edited, moved or dropped by hand.")
-        end = old + hunk.old_len - 1
-        shift += hunk.new_len - hunk.old_len
