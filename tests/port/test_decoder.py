@@ -129,7 +129,7 @@ def test_no_cache_unless_asked_for(ours, ids):
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_loss(ours, theirs, ids, reduction):
-    """upstream's modeling_llama.py:93-104: the mean over tokens, or per sample over all positions, ignored ones too."""
+    """upstream's modeling_llama.py:86-99: the mean over tokens, or per sample over all positions, ignored ones too."""
     labels = ids.clone()
     labels[:, :4] = -100
     labels[1, 8:] = -100
@@ -154,7 +154,7 @@ def test_a_tuple_instead_of_an_object(ours, ids):
 
 
 def test_what_upstream_reaches_for(ours, theirs):
-    assert not hasattr(ours.base_model, "model")  # minigpt_base.py:363 takes that for a LoRA wrapper
+    assert not hasattr(ours.base_model, "model")  # minigpt_base.py:311 takes that for a LoRA wrapper
     assert ours.config.hidden_size == 32
     assert ours.config.vocab_size == 97
     assert (ours.device, ours.dtype) == (torch.device("cpu"), torch.float32)

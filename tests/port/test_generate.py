@@ -219,7 +219,7 @@ def test_a_single_criterion_without_a_list(ours, ids):
 
 
 def test_upstreams_stop_words(ours, ids):
-    """StoppingCriteriaSub of upstream's conversation.py:104-116, in our words: the tail of the answer equals a stop."""
+    """StoppingCriteriaSub of upstream's conversation.py:96-107, in our words: the tail of the answer equals a stop."""
     free = ours.generate(inputs_embeds=ours.base_model.embed_tokens(ids[:1]), max_new_tokens=9, eos_token_id=None)
     stop = free[0, 3:5]
 

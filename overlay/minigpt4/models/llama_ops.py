@@ -71,10 +71,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor
     """softmax(q k^T / sqrt(D)) v for q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
 
     visible: (B, 1, T, S) bool, True where a query may look; None: no padding, and the T queries are all S tokens in
-    causal order, or the last one alone. The softmax runs in float32.
+    causal order, or the last one alone. The softmax runs in float32, and q is scaled before the product, which
+    could overflow float16 otherwise.
     """
     k, v = _share_heads(k, v, q.shape[1])
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
     if visible is None and q.shape[2] > 1:
         visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if visible is not None:
