@@ -82,14 +82,14 @@ def export(args: argparse.Namespace) -> int:
         )
     folder = Path(args.onnx_model_dir)
     unproven = folder / f"{name}.unproven"
-    shutil.rmtree(unproven, ignore_errors=True)
-    unproven.mkdir(parents=True)
 
     with _step(1, f"load {weights.vit}"):
         model = load_eva_vit(weights.vit, weights.ln_vision, weights.image_size)
     with _step(2, "run PyTorch in fp32"), torch.no_grad():
         expected = model(image).numpy()
     with _step(3, f"export to ONNX, opset {args.opset}, {args.dtype}"):
+        shutil.rmtree(unproven, ignore_errors=True)
+        unproven.mkdir(parents=True)
         if args.dtype != "fp32":
             del model
             gc.collect()

@@ -250,5 +250,8 @@ def test_unusable_files(tmp_path: Path, files: tuple[Path, Path]) -> None:
         load_eva_vit(tmp_path / "cut.pth")
     with pytest.raises(ValueError, match=r"this is not an EVA ViT"):
         load_eva_vit(files[1])
+    torch.save(vit_state(170, HIDDEN, BLOCKS, SIZE), tmp_path / "narrow.pth")
+    with pytest.raises(ValueError, match="170 channels wide; ViT-g has heads of 88 channels"):
+        load_eva_vit(tmp_path / "narrow.pth")
     with pytest.raises(ValueError, match="no multiple of the patch size 14"):
         load_eva_vit(files[0], image_size=60)

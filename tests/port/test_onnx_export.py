@@ -240,6 +240,7 @@ def test_the_evaluation_yaml_wins(exporter, workspace: Path, picture: Path, tmp_
     (workspace / "eval_configs/minigpt4_eval.yaml").write_text(changed)
     assert exporter.main(["--onnx-model-dir", str(tmp_path / "o"), "--image-path", str(picture)]) == 5
     assert "/elsewhere/eva_vit_g.pth does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 def test_what_the_configuration_lacks_is_named(exporter, workspace: Path, picture: Path, tmp_path, capsys) -> None:
