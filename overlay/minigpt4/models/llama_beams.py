@@ -80,7 +80,7 @@ def beam_search(
         final = final + full.float() * NEVER + (~improvable).float() * NEVER + (~ended).float() * NEVER
         finished.add(sequences, final, ended, length)
 
-        improvable &= _may_improve(scores, finished, penalty, early, length - start, max_length - start)
+        improvable = improvable & _may_improve(scores, finished, penalty, early, length - start, max_length - start)
         all_full = finished.used.all() & (early is True)
         if not (improvable.any() and not all_full and not ends.all()):
             break

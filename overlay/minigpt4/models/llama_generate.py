@@ -70,7 +70,7 @@ def _one_by_one(run: Run, ids: Tensor, settings: Settings, shape: ScoreShaper, s
         ids = torch.cat((ids, tokens[:, None]), dim=1)
         if streamer is not None:
             streamer.put(tokens.cpu())
-        going &= ~stop(ids)
+        going = going & ~stop(ids)
         if not going.any():
             break
         logits = run.step(tokens)
@@ -135,7 +135,7 @@ class Stop:
         """ids (B, T) -> (B,) bool"""
         ended = torch.full((len(ids),), ids.shape[1] >= self.max_length, device=ids.device)
         if self.eos:
-            ended |= torch.isin(ids[:, -1], torch.tensor(self.eos, device=ids.device))
+            ended = ended | torch.isin(ids[:, -1], torch.tensor(self.eos, device=ids.device))
         for criterion in self.criteria:
             ended = ended | criterion(ids, None)
         return ended
