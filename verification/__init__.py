@@ -1,1 +1,17 @@
-"""The proof: is the patched MiniGPT-4 the model that it claims to be?"""
+"""The proof: is the patched MiniGPT-4 the model that it claims to be?
+
+verify.py is the command line. Knows nothing of git and patches, only the lock through overlaykit. Read in this order:
+
+    run         the whole proof in order: tree, pictures, weights, stages, answers
+    stages      THE file: the port against the reference, one stage at a time, so that a fault shows where it is
+    oracle      the reference: an independent MiniGPT-4 made of Hugging Face parts
+    port        what is under test: the patched workspace, or the overlay alone
+    weights     which files, are they there, did every tensor arrive
+    answers     prompts, and the judge of what was said
+    tree        the workspace against the lock
+    report      results as a table and as JSON
+    synthetic   small random weights in the real formats (synthetic_tensors: the numbers, synthetic_text: the tokenizer)
+    demo        what `make demo` runs
+
+Importing a module here imports no torch unless it computes: report, answers, weights and run start at once.
+"""

@@ -194,7 +194,9 @@ class Decoder:
 
     def __init__(self, folder: Path, model_type: str) -> None:
         from transformers import LlamaForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         self.template = TEMPLATES[model_type]
         self.tokenizer_model = folder / "tokenizer.model"
         self.model = LlamaForCausalLM.from_pretrained(str(folder), torch_dtype=torch.float32).eval()

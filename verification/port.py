@@ -57,7 +57,6 @@ class PatchedUpstream:
             config = run_predict.read_config(argparse.Namespace(cfg_path=str(workspace / cfg_path), options=None))
             for key, path in files.items.items():
                 config.model_cfg[key] = str(path)
-            config.model_cfg.low_resource = False
             self.chat, self.conversation = run_predict.build_chat(config, self.device)
         self.model = self.chat.model
         self.dtype: torch.dtype = self.model.llama_model.dtype

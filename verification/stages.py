@@ -6,6 +6,7 @@ has it and nowhere else, and errors do not add up along the way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ class Measured:
         bad = [value for value in self.values if not value[2]]
         picture, _, good, text = max(bad or self.values, key=lambda value: value[1])
         detail = "" if good else f"Worst on {picture}; {len(bad)} of {len(self.values)} pictures are over the limit."
-        numbers = {name: value for name, value, _, _ in self.values}
+        numbers = {name: value if math.isfinite(value) else None for name, value, _, _ in self.values}
         outcome = Outcome.PASSED if good else Outcome.FAILED
         return Check("stages", self.stage, outcome, text, self.limit, shows, detail, numbers=numbers)
 

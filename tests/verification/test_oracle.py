@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from known_differences import LLAMA2_PROMPT_DIFFERS
 
 from verification import oracle
 
@@ -49,13 +50,12 @@ def test_llama2_puts_four_patches_side_by_side(tiny: Path) -> None:
 def test_text_becomes_the_ids_of_transformers_4(tiny: Path, model_type: str) -> None:
     import transformers
 
-    if int(transformers.__version__.split(".")[0]) > 4 and model_type == "pretrain_llama2":
-        pytest.skip("transformers 5 splits text after a special token differently; 4.57 is the truth")
     folder = tiny / ("weights" if model_type == "pretrain_vicuna0" else "llama2")
     tokenizer = transformers.LlamaTokenizer.from_pretrained(str(folder), use_fast=False)
     for text in oracle.TEMPLATES[model_type].format(question="What is this? Größe: 10 m²").split("<ImageHere>"):
         expected = tokenizer(text, add_special_tokens=False).input_ids
-        assert oracle.tokenize(folder / "tokenizer.model", text) == expected
+        differs = model_type == "pretrain_llama2" and LLAMA2_PROMPT_DIFFERS and "<s>" in text
+        assert (oracle.tokenize(folder / "tokenizer.model", text) != expected) is differs
 
 
 def test_greedy_is_what_generate_does(tiny: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from known_differences import LLAMA2_PROMPT_DIFFERS
 from torch import nn
 
 from verification import oracle, stages, weights
@@ -33,8 +35,11 @@ def test_the_llama2_stage_has_no_qformer_and_a_default_ln_vision(tiny: Any, pict
     from verification.port import OverlayAlone
 
     files = weights.from_folder(tiny, "pretrain_llama2")
-    port = OverlayAlone(stages.Path(__file__).parents[2] / "overlay", files, "cpu")
-    assert outcomes(port, pictures) == {name: Outcome.PASSED for name in STAGES if name != "Q-Former"}
+    port = OverlayAlone(Path(__file__).parents[2] / "overlay", files, "cpu")
+    expected = {name: Outcome.PASSED for name in STAGES if name != "Q-Former"}
+    if LLAMA2_PROMPT_DIFFERS:
+        expected["prompt"] = Outcome.FAILED
+    assert outcomes(port, pictures) == expected
 
 
 def vit(port: Any) -> Any:
