@@ -85,7 +85,7 @@ def result_of(claim: Claim, results: dict[str, str]) -> str:
         found = [outcome for name, outcome in results.items() if name == test or name.startswith(f"{test}::")]
         outcomes += found or ["not run"]
     worst = next((bad for bad in ("failed", "not run", "skipped") if bad in outcomes), "passed")
-    return f"{worst} ({len(outcomes)} tests)" if worst == "passed" else f"**{worst}**"
+    return f"{worst} ({len(outcomes)})" if worst == "passed" else f"**{worst}**"
 
 
 def render(claims: tuple[Claim, ...], results: dict[str, str], language: str) -> str:

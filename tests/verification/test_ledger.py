@@ -22,7 +22,7 @@ JUNIT = """<testsuites><testsuite>
 @pytest.mark.parametrize(
     ("tests", "said"),
     [
-        (["tests/a/test_one.py::test_good"], "passed (1 tests)"),
+        (["tests/a/test_one.py::test_good"], "passed (1)"),
         (["tests/a/test_one.py"], "**failed**"),
         (["tests/a/test_two.py"], "**skipped**"),
         (["tests/a/test_one.py::test_good", "tests/a/test_three.py"], "**not run**"),
