@@ -39,7 +39,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rope_angles(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin for `rope`: positions (B, T) integers -> two (B, 1, T, D) tensors of `dtype`.
+    """cos and sin for `rope`: positions (B, T) or (1, T) integers -> two tensors of `dtype`, (B or 1, 1, T, D).
 
     Angles are computed in float32: float16 cannot tell positions above 2048 apart.
     """

@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """x (B, T, C) embeddings, positions (B, T), mask (B, S) bool or None -> (B, T, C); fills the cache."""
+        """x (B, T, C) embeddings, positions (B, T) or (1, T), mask (B, S) bool or None -> (B, T, C); fills the cache."""
         step = Step(self.config, x, positions, mask, cache)
         for layer in self.layers:
             x = layer(x, step)
@@ -190,7 +190,7 @@ class LlamaForCausalLM(nn.Module):
             cache = self._cache_for(past_key_values, use_cache, batch, new)
             past = 0 if cache is None else cache.length
             if position_ids is None:
-                position_ids = torch.arange(past, past + new, device=x.device).expand(batch, -1)
+                position_ids = torch.arange(past, past + new, device=x.device)[None]
             mask = self._padding(attention_mask, batch, past + new)
             logits = self.logits(self.model(x, position_ids, mask, cache))
         loss = None if labels is None else shifted_loss(logits, labels, reduction)
