@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """x (B, T, C) embeddings, positions (B, T) or (1, T), mask (B, S) bool or None -> (B, T, C); fills the cache."""
+        """x (B, T, C), positions (B, T) or (1, T), mask (B, S) bool or None -> (B, T, C); fills the cache."""
         step = Step(self.config, x, positions, mask, cache)
         for layer in self.layers:
             x = layer(x, step)
