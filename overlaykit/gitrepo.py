@@ -163,6 +163,9 @@ class Repo:
         stdin = _lines(str(path) for path in paths)
         return self.line("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=stdin).split("\n")
 
+    def write_blob(self, data: bytes) -> str:
+        return self.line("hash-object", "-w", "--stdin", stdin=data)
+
     def update_index(self, entries: Mapping[str, Entry | None]) -> None:
         """Set or remove (None) index entries; touches the index only, never the worktree."""
         rows = [

@@ -65,9 +65,11 @@ def clone(upstream: Upstream, tried: tuple[str, ...], target: Path, say: Callabl
     with (beside / "lock").open("wb") as lock:
         # The clone inherits the lock: while a git lives that a killed run left behind, nobody starts a second one.
         take_lock(lock, f"Another run is cloning into {target}.")
-        repo = clone_into(upstream, tried, beside / "repo", lock, say)
-        os.replace(beside / "repo", target)
-        shutil.rmtree(beside)
+        try:
+            repo = clone_into(upstream, tried, beside / "repo", lock, say)
+            os.replace(beside / "repo", target)
+        finally:
+            shutil.rmtree(beside)
     return Repo(target / ".git", target) if repo.worktree else Repo(target)
 
 

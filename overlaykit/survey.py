@@ -84,8 +84,11 @@ def survey(repo: Repo, changes: tuple[Change, ...], index: Index, mine: frozense
     kept: list[Change] = []
     stale: list[str] = []
     obstacles: dict[str, Reason] = {}
+    removed = {change.path for change in changes if change.new is None}
     for change in changes:
         seen = look(repo, change.path)
+        if isinstance(seen, Obstacle) and _goes_away(repo, seen, removed):
+            continue  # a folder becomes a file or the other way round; the files that go are looked at themselves
         staged = index.entries.get(change.path)
         if change.path in mine:
             kept.append(change)
@@ -127,6 +130,14 @@ def look(repo: Repo, path: str) -> Entry | Obstacle | None:
     if stat.S_ISREG(mode):
         return Entry("100755" if mode & stat.S_IXUSR else "100644", blob_id(full.read_bytes()))
     return Obstacle(path, Reason.FOLDER if stat.S_ISDIR(mode) else Reason.NOT_TRACKED)
+
+
+def _goes_away(repo: Repo, obstacle: Obstacle, removed: set[str]) -> bool:
+    if obstacle.reason is not Reason.FOLDER:
+        return obstacle.path in removed
+    root = _root(repo)
+    inside = [path for path in (root / obstacle.path).rglob("*") if path.is_symlink() or not path.is_dir()]
+    return bool(inside) and all(path.relative_to(root).as_posix() in removed for path in inside)
 
 
 def _same(repo: Repo, seen: Entry | None, wanted: Entry | None) -> bool:

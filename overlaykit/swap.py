@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import IO
@@ -38,6 +38,7 @@ class Journal:
     kept: tuple[str, ...]
     backup: str | None
     fingerprint: str
+    rewritten: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # file -> blobs before and after
 
     def write(self, path: Path) -> None:
         write_file(path, json.dumps(asdict(self), indent=1).encode())
@@ -70,6 +71,9 @@ def swap(
     `writes`: new contents of files among `survey.kept`, and of files that do not change between the commits.
     """
     assert repo.worktree is not None
+    before = {path: (repo.worktree / path).read_bytes() for path in writes}
+    stored = {path: (repo.write_blob(before[path]), repo.write_blob(data)) for path, data in writes.items()}
+    journal = replace(journal, rewritten=stored)
     journal.write(private / "journal.json")
     repo.update_index({change.path: change.new for change in survey.kept})
     for path, data in writes.items():
@@ -110,8 +114,6 @@ def recover(repo: Repo, journal: Journal, private: Path) -> Recovered:
     _clear_stale_locks(repo)
     head = read_head(repo)
     index = read_index(repo)
-    for path in journal.kept:
-        _beside(repo.worktree / path).unlink(missing_ok=True)
     changes = changes_between(repo.tree(journal.old), repo.tree(journal.new))
     if head.commit not in (journal.old, journal.new):
         outcome = Recovered.LEFT
@@ -121,16 +123,29 @@ def recover(repo: Repo, journal: Journal, private: Path) -> Recovered:
             repo.git("symbolic-ref", "HEAD", journal.branch, env=WHO)
         else:
             repo.git("update-ref", "--no-deref", "HEAD", journal.new, env=WHO)
+        _rewrite(repo, journal.rewritten)
         outcome = Recovered.FINISHED
     else:
         repo.update_index({change.path: change.old for change in changes if change.path in journal.kept})
         _put_back(repo, [change for change in changes if change.path not in journal.kept], index)
+        _rewrite(repo, {path: (new, old) for path, (old, new) in journal.rewritten.items()})
         outcome = Recovered.UNDONE
     if outcome is Recovered.FINISHED:
         _finish(repo, journal, private)
     else:
         (private / "journal.json").unlink()
     return outcome
+
+
+def _rewrite(repo: Repo, files: Mapping[str, tuple[str, str]]) -> None:
+    """Exchange contents (from, to), but only where the file still holds `from`."""
+    assert repo.worktree is not None
+    blobs = repo.read_blobs(wanted for _, wanted in files.values())
+    for path, (held, wanted) in files.items():
+        _beside(repo.worktree / path).unlink(missing_ok=True)
+        seen = look(repo, path)
+        if isinstance(seen, Entry) and seen.id == held:
+            write_file(repo.worktree / path, blobs[wanted])
 
 
 def _put_back(repo: Repo, changes: list[Change], index: Index) -> None:
@@ -169,7 +184,10 @@ def _refuse_unfinished(repo: Repo, survey: Survey) -> None:
     skipped = read_index(repo).skipped
     for change in survey.changes:
         seen = look(repo, change.path)
-        done = seen == change.new or (isinstance(seen, Entry) and change.new and seen.id == change.new.id)
+        if change.new is None:
+            done = not isinstance(seen, Entry)  # a folder may have taken its place
+        else:
+            done = isinstance(seen, Entry) and seen.id == change.new.id
         if not done and change.path not in kept and change.path not in skipped:
             raise GitFailed(f"git did not write {change.path}.", fix="Run this again; it will undo what is half done.")
 

@@ -281,6 +281,44 @@ def test_line_ends_converted_by_git_are_no_edit(toy: Toy) -> None:
     assert toy.git("status", "--porcelain", "-uno") == ""
 
 
+def test_a_folder_becomes_a_file_and_a_file_a_folder(plain: Toy) -> None:
+    plain.make_patches(
+        [("Turn around", {"old.py": None, "minigpt4/base_model.py": None, "minigpt4/__init__.py": None})]
+    )
+    (plain.project / "overlay" / "minigpt4" / "models" / "port.py").unlink()
+    plain.write_overlay({"old.py/__init__.py": b"x = 1\n"})
+    for folder in ("minigpt4/models", "minigpt4"):
+        (plain.project / "overlay" / folder).rmdir()
+    plain.write_overlay({"minigpt4": b"a file now\n"})
+    (plain.project / "configs" / "paths.yaml").write_bytes(b"variables: {}\nrules: {}\n")
+    plain.apply("lock")
+    plain.write("minigpt4/mine.txt", b"mine\n")
+    assert plain.run().code == 3
+    (plain.workspace / "minigpt4" / "mine.txt").unlink()
+    plain.apply()
+    assert plain.read("minigpt4") == b"a file now\n"
+    assert plain.read("old.py/__init__.py") == b"x = 1\n"
+    plain.apply("revert")
+    assert plain.dirty() == []
+
+
+def test_files_that_the_user_left_out_of_the_worktree(toy: Toy) -> None:
+    git(toy.folder, "clone", "-q", str(toy.upstream), str(toy.workspace))
+    toy.git("config", "core.sparseCheckout", "true")
+    toy.write(".git/info/sparse-checkout", b"/*\n!/figs/\n!/demo.py\n")
+    toy.git("read-tree", "-mu", "HEAD")
+    assert not (toy.workspace / "demo.py").exists()
+    toy.write("demo.py", b"mine\n")
+    assert toy.run().code == 3
+    assert toy.read("demo.py") == b"mine\n"
+    (toy.workspace / "demo.py").unlink()
+    toy.apply()
+    assert toy.dirty() == []
+    before = snapshot(toy.workspace)
+    toy.apply()
+    assert snapshot(toy.workspace) == before
+
+
 def test_another_project_is_never_touched(toy: Toy) -> None:
     git(toy.folder, "init", "-q", "-b", "main", str(toy.workspace))
     assert toy.run().code == 2
