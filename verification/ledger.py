@@ -77,7 +77,7 @@ def read_results(junit: Path) -> dict[str, str]:
 
 
 def result_of(claim: Claim, results: dict[str, str]) -> str:
-    """ "passed (12 tests)", or the worst that happened to one of the claim's tests."""
+    """The word passed with the number of tests, or the worst that happened to one of them."""
     if claim.kind == NEVER:
         return "—"
     outcomes = []
