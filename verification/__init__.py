@@ -9,6 +9,7 @@ verify.py is the command line. Knows nothing of git and patches, only the lock t
     weights     which files, are they there, did every tensor arrive
     answers     prompts, and the judge of what was said
     tree        the workspace against the lock
+    memory      whether this host can hold the reference
     report      results as a table and as JSON
     synthetic   small random weights in the real formats (synthetic_tensors: the numbers, synthetic_text: the tokenizer)
     demo        what `make demo` runs

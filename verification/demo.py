@@ -49,6 +49,7 @@ def with_upstream(folder: Path, source: list[str]) -> int:
     workspace, tiny, onnx = folder / "MiniGPT-4", folder / "tiny", folder / "onnx"
     picture = workspace / PICTURE
     encoder = f"encoder={onnx / 'eva_vit_g.onnx'}"
+    print("\nThe weights of this demo are random, so the answer below is noise; the last table says what was shown.")
     return first_failure(
         ["-m", "verification.synthetic", tiny],
         [workspace / "onnx_model_export.py", "--onnx-model-dir", onnx, "--image-path", picture],

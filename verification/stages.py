@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from verification import oracle
+from verification.memory import lacking_memory
 from verification.port import Encoded, OverlayAlone, PatchedUpstream
 from verification.report import Check, Outcome
 from verification.weights import WeightFiles
@@ -138,7 +139,7 @@ def _language(
     prompt = Measured("prompt", f"error <= {limits.error:g}")
     logits = Measured("LLM logits", f"error <= {limits.error:g}" if limits.exact_ids else f"KL <= {limits.kl:g}")
     greedy = Measured("greedy ids", "identical" if limits.exact_ids else "near-ties only")
-    lacking = oracle.lacking_memory(files.llama_model)
+    lacking = lacking_memory(files.llama_model)
     if lacking:
         for stage in (prompt, logits, greedy):
             stage.skipped = lacking

@@ -10,7 +10,7 @@ import torch
 from known_differences import LLAMA2_PROMPT_DIFFERS
 from torch import nn
 
-from verification import oracle, stages, weights
+from verification import memory, oracle, stages, weights
 from verification.report import Outcome
 
 pytestmark = pytest.mark.usefixtures("one_reference")
@@ -191,7 +191,7 @@ def test_a_crash_is_a_finding_and_what_follows_is_not_run(port: Any, pictures: l
 def test_a_host_too_small_for_the_reference_is_not_green(
     port: Any, pictures: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oracle, "available_memory", lambda: 1024)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1024)
     found = outcomes(port, pictures[:1])
     assert [found[name] for name in STAGES[4:]] == [Outcome.NOT_RUN] * 3
     assert found["encoder"] is Outcome.PASSED

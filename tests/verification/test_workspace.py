@@ -73,8 +73,15 @@ def run_each(jobs: dict[str, list[str]], folder: Path) -> dict[str, tuple[int, d
 
 
 def link_copy(workspace: Path, target: Path) -> Path:
-    """A second workspace made of hard links; `plant` replaces a file instead of writing into it."""
-    return Path(shutil.copytree(workspace, target, copy_function=os.link, symlinks=True))
+    """A second workspace, of hard links where the file system allows; `plant` replaces a file, never writes into it."""
+
+    def link(source: str, copy: str) -> None:
+        try:
+            os.link(source, copy)
+        except OSError:
+            shutil.copy2(source, copy)
+
+    return Path(shutil.copytree(workspace, target, copy_function=link, symlinks=True))
 
 
 def plant(workspace: Path, file: str, old: str, new: str) -> None:
