@@ -13,10 +13,10 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     workspace   find, lock and read a clone
     sources     clone and fetch; network, mirror, folder, bundle
     project     patches/, overlay/, configs/ read together
-    patchfile   one patch, read strictly (mail: its header; the only importer of unidiff)
+    patchfile   one patch, read strictly; the only importer of unidiff (mail: its header, patchrules: what is refused)
     series      patches/series
     fit         why a patch does not fit (enclosing: in which function; nearest: did you mean …)
     configs     rules and edits that touch only a value's own characters (yamltext: the characters)
-    gitrepo     git with a known configuration; the only importer of GitPython
+    gitrepo     a repository, by plumbing in batches (gitrun: one command; the only importer of GitPython)
     report      results as text and JSON
 """

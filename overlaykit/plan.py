@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Callable
 
 from .build import Built, build
-from .errors import RefreshTheLock, SaveYourWork
+from .errors import FixTheCommand, RefreshTheLock, SaveYourWork
 from .gitrepo import Entry, Repo
 from .handedits import HandEdit, carry_over, find_hand_edits
 from .project import Project
@@ -132,3 +132,35 @@ def _refuse_losing(workspace: Workspace, state: State, built: Built, found: Surv
             f"Keep them: git -C {workspace.folder} branch my-work overlay\n"
             "then use --force, which also saves them under refs/overlay/backup/.",
         )
+
+
+def is_current(workspace: Workspace, project: Project, request: Request, state: State) -> bool:
+    """True when an apply with these inputs has been done, and no owned value was edited since."""
+    head = state.head
+    if not state.applied or head.commit is None:
+        return False
+    if workspace.fingerprint() != f"{project.fingerprint} {state.tip}" or state.tree != project.upstream.result:
+        return False
+    if any(state.settings.get(name) != value for name, value in request.settings.items()):
+        return False
+    repo = workspace.repo
+    if head.commit != state.tip and repo.status_of("merge-base", "--is-ancestor", state.tip or "", head.commit).status:
+        return False
+    return not any(edit.values for edit in find_hand_edits(repo, project.rules, repo.tree(head.commit)))
+
+
+def refuse_other_projects(workspace: Workspace, project: Project, state: State) -> None:
+    """Never swap the worktree of a repository that is no clone of upstream."""
+    repo, head = workspace.repo, state.head.commit
+    shallow = (repo.git_dir / "shallow").exists()
+    if head and (state.tip or shallow or not repo.status_of("merge-base", head, project.upstream.commit).status):
+        return
+    fetched = repo.line("for-each-ref", "--format=%(refname)", "refs/overlay/upstream/").split()
+    repo.update_refs(dict.fromkeys(fetched))
+    what = "shares no history with upstream" if head else "has no commits"
+    fix = "Choose another --workspace; apply.py makes it."
+    raise FixTheCommand(f"{workspace.folder} is a git repository that {what}.", "It is another project's.", fix)
+
+
+def has_pin(repo: Repo, project: Project) -> bool:
+    return repo.resolve(f"{project.upstream.commit}^{{commit}}") != [None]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Callable
 
 from .errors import FixTheCommand, ReachTheUpstream, SaveYourWork
-from .gitrepo import GitResult, Repo, execute_showing_progress
+from .gitrepo import Repo
+from .gitrun import GitResult, execute_showing_progress
 from .project import Upstream
 
 _ZIP_WHY = "A downloaded archive holds the files but not the commits, and patches are applied to commits."

@@ -10,8 +10,18 @@ from .backup import how_to_restore, save
 from .build import Commit
 from .errors import FixTheCommand
 from .gitrepo import Repo
-from .handedits import find_hand_edits
-from .plan import Plan, Request, build_project, compare_with_lock, make_plan, own_commits, refuse_obstacles
+from .plan import (
+    Plan,
+    Request,
+    build_project,
+    compare_with_lock,
+    has_pin,
+    is_current,
+    make_plan,
+    own_commits,
+    refuse_obstacles,
+    refuse_other_projects,
+)
 from .project import Project, read_project, write_result
 from .report import Outcome, Report
 from .sources import addresses, clone, clone_into, fetch
@@ -33,11 +43,11 @@ def apply(request: Request) -> Report:
     with workspace.locked() as lock:
         notes = _recover(workspace)
         workspace.refuse_unfinished()
-        if not _has_pin(workspace.repo, project):
+        if not has_pin(workspace.repo, project):
             fetch(workspace.repo, project.upstream, tried, lock, request.say)
         state = workspace.state()
-        _refuse_other_projects(workspace, project, state)
-        if _is_current(workspace, project, request, state):
+        refuse_other_projects(workspace, project, state)
+        if is_current(workspace, project, request, state):
             return _report("apply", Outcome.NOTHING_TO_DO, workspace, project, notes)
         with workspace.scratch() as scratch:
             plan = make_plan(workspace, project, request, state, workspace.repo, scratch)
@@ -56,7 +66,7 @@ def check(request: Request) -> Report:
         return _report("check", Outcome.INTERRUPTED, workspace, project)
     with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
         scratch = Path(folder)
-        if workspace is None or not _has_pin(workspace.repo, project):
+        if workspace is None or not has_pin(workspace.repo, project):
             built = build_project(
                 _passing_clone(project, tried, scratch, request.say), project, request.settings, scratch
             )
@@ -74,8 +84,8 @@ def check(request: Request) -> Report:
             )
         workspace.refuse_unfinished()
         state = workspace.state()
-        _refuse_other_projects(workspace, project, state)
-        if _is_current(workspace, project, request, state):
+        refuse_other_projects(workspace, project, state)
+        if is_current(workspace, project, request, state):
             return _report("check", Outcome.NOTHING_TO_DO, workspace, project)
         plan = make_plan(workspace, project, request, state, _quarantine(workspace.repo, scratch), scratch)
         if plan.changes_nothing(state):
@@ -94,7 +104,7 @@ def status(request: Request) -> Report:
     state = workspace.state()
     if not state.applied:
         return _report("status", Outcome.NOT_APPLIED, workspace, project)
-    current = _is_current(workspace, project, request, state)
+    current = is_current(workspace, project, request, state)
     return _report("status", Outcome.CURRENT if current else Outcome.OUTDATED, workspace, project)
 
 
@@ -135,7 +145,7 @@ def lock(request: Request) -> Report:
     workspace = open_workspace(request.workspace)
     with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
         scratch = Path(folder)
-        if workspace and _has_pin(workspace.repo, project):
+        if workspace and has_pin(workspace.repo, project):
             repo = _quarantine(workspace.repo, scratch)
         else:
             repo = _passing_clone(project, addresses(project.upstream, request.upstream), scratch, request.say)
@@ -181,38 +191,6 @@ def _recover(workspace: Workspace) -> tuple[str, ...]:
     if journal.backup and outcome is not Recovered.LEFT:
         return (note, f"what --force replaced then: {how_to_restore(workspace.folder, journal.backup)}")
     return (note,)
-
-
-def _is_current(workspace: Workspace, project: Project, request: Request, state: State) -> bool:
-    """True when an apply with these inputs has been done, and no owned value was edited since."""
-    head = state.head
-    if not state.applied or head.commit is None:
-        return False
-    if workspace.fingerprint() != f"{project.fingerprint} {state.tip}" or state.tree != project.upstream.result:
-        return False
-    if any(state.settings.get(name) != value for name, value in request.settings.items()):
-        return False
-    repo = workspace.repo
-    if head.commit != state.tip and repo.status_of("merge-base", "--is-ancestor", state.tip or "", head.commit).status:
-        return False
-    return not any(edit.values for edit in find_hand_edits(repo, project.rules, repo.tree(head.commit)))
-
-
-def _refuse_other_projects(workspace: Workspace, project: Project, state: State) -> None:
-    """Never swap the worktree of a repository that is no clone of upstream."""
-    repo, head = workspace.repo, state.head.commit
-    shallow = (repo.git_dir / "shallow").exists()
-    if head and (state.tip or shallow or not repo.status_of("merge-base", head, project.upstream.commit).status):
-        return
-    fetched = repo.line("for-each-ref", "--format=%(refname)", "refs/overlay/upstream/").split()
-    repo.update_refs(dict.fromkeys(fetched))
-    what = "shares no history with upstream" if head else "has no commits"
-    fix = "Choose another --workspace; apply.py makes it."
-    raise FixTheCommand(f"{workspace.folder} is a git repository that {what}.", "It is another project's.", fix)
-
-
-def _has_pin(repo: Repo, project: Project) -> bool:
-    return repo.resolve(f"{project.upstream.commit}^{{commit}}") != [None]
 
 
 def _passing_clone(project: Project, tried: tuple[str, ...], scratch: Path, say: Callable[[str], None]) -> Repo:

@@ -16,7 +16,8 @@ from typing import IO
 
 from .build import read_settings
 from .errors import FixTheCommand, SaveYourWork
-from .gitrepo import Repo, execute, isolated
+from .gitrepo import Repo
+from .gitrun import execute, isolated
 from .sources import take_lock
 from .swap import Head, Journal, Recovered, read_head, read_journal, recover
 
