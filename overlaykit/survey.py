@@ -113,7 +113,7 @@ def survey(repo: Repo, changes: tuple[Change, ...], index: Index, mine: frozense
 def look(repo: Repo, path: str) -> Entry | Obstacle | None:
     """What the worktree holds at `path`: a file's mode and raw blob id, None for nothing, or what is in the way."""
     root = _root(repo)
-    for parent in reversed(PurePosixPath(path).parents[:-1]):
+    for parent in [*PurePosixPath(path).parents][-2::-1]:  # from the outermost, without "."
         mode = _mode(root / parent)
         if mode is None:
             return None
