@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import traceback
 from pathlib import Path
 
 from overlaykit import verbs
 from overlaykit.errors import FixTheCommand, OverlayError
+from overlaykit.gitrun import require_git
 from overlaykit.plan import Request
 from overlaykit.report import error_as_json
 
@@ -39,9 +41,13 @@ exit codes:
 """
 
 
+_AGAIN = "Nothing of yours is lost; the next run finishes or undoes what was begun."
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
+        require_git()
         request = Request(
             project=options.project,
             workspace=options.workspace,
@@ -51,18 +57,25 @@ def main(arguments: list[str] | None = None) -> int:
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
         report = getattr(verbs, options.verb)(request)
-        print(report.as_json() if options.json else report.as_text())
-        return 0
     except OverlayError as error:
-        print(error_as_json(error) if options.json else error, file=sys.stdout if options.json else sys.stderr)
-        return error.code
+        return _fail(options, error, error.code)
+    except OSError as error:  # a full disk, missing permissions
+        return _fail(options, OverlayError(f"{error.filename or 'The system'}: {error.strerror}", fix=_AGAIN), 70)
     except KeyboardInterrupt:
-        print("Interrupted. The next run finishes or undoes what was begun.", file=sys.stderr)
-        return 130
-    except Exception:
+        return _fail(options, OverlayError("Interrupted.", fix=_AGAIN), 130)
+    except Exception as error:
         traceback.print_exc()
-        print("This is unexpected. Nothing of yours is lost; please report the lines above.", file=sys.stderr)
-        return 70
+        return _fail(options, OverlayError(f"Unexpected: {error!r}", "Please report the lines above.", _AGAIN), 70)
+    print(report.as_json() if options.json else report.as_text())
+    return 0
+
+
+def _fail(options: argparse.Namespace, error: OverlayError, code: int) -> int:
+    if options.json:
+        print(error_as_json(error, code))
+    else:
+        print(error, file=sys.stderr)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,4 +107,7 @@ def _settings(pairs: list[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or log that cannot show a letter is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

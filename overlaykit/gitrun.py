@@ -55,6 +55,21 @@ class GitResult:
     error: str  # for people to read; never parsed
 
 
+MINIMUM = (2, 32)  # the first that lets GIT_CONFIG_GLOBAL replace the user's configuration
+
+
+def require_git() -> None:
+    """Raise FixTheCommand where git is missing or too old to be isolated from the user's configuration."""
+    try:
+        found = Git().version_info[:2]
+    except GitCommandNotFound as error:
+        raise FixTheCommand("git was not found.", fix="Install git 2.32 or newer and run this again.") from error
+    if found < MINIMUM:
+        version = ".".join(map(str, found))
+        why = "Older versions cannot be kept from reading your own git configuration, which could change the result."
+        raise FixTheCommand(f"git {version} is too old.", why, "Install git 2.32 or newer and run this again.")
+
+
 def execute(
     args: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: bytes | IO[bytes] = b"", keep: bool = False
 ) -> GitResult:
@@ -63,18 +78,15 @@ def execute(
         if isinstance(stdin, bytes):  # GitPython needs a real file
             buffer.write(stdin)
             buffer.seek(0)
-        try:
-            status, output, told = Git(str(cwd)).execute(
-                [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", *args],
-                istream=buffer.fileno() if isinstance(stdin, bytes) else stdin.fileno(),
-                with_extended_output=True,
-                with_exceptions=False,
-                stdout_as_string=False,
-                strip_newline_in_stdout=False,
-                env=dict(env),
-            )
-        except GitCommandNotFound as error:
-            raise FixTheCommand("git was not found.", fix="Install git 2.31 or newer and run this again.") from error
+        status, output, told = Git(str(cwd)).execute(
+            [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", *args],
+            istream=buffer.fileno() if isinstance(stdin, bytes) else stdin.fileno(),
+            with_extended_output=True,
+            with_exceptions=False,
+            stdout_as_string=False,
+            strip_newline_in_stdout=False,
+            env=dict(env),
+        )
     return GitResult(status, output or b"", told)
 
 
@@ -84,15 +96,12 @@ def execute_showing_progress(args: Sequence[str], cwd: Path, env: Mapping[str, s
     if not sys.stdin or not sys.stdin.isatty():
         env = {"GIT_TERMINAL_PROMPT": "0", **env}  # nobody could answer
     with _without_leaked_variables(keep=True):
-        try:
-            process = Git(str(cwd)).execute(
-                [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", args[0], "--progress" if shown else "--quiet", *args[1:]],
-                istream=stdin.fileno(),
-                as_process=True,
-                env=dict(env),
-            )
-        except GitCommandNotFound as error:
-            raise FixTheCommand("git was not found.", fix="Install git 2.31 or newer and run this again.") from error
+        process = Git(str(cwd)).execute(
+            [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", args[0], "--progress" if shown else "--quiet", *args[1:]],
+            istream=stdin.fileno(),
+            as_process=True,
+            env=dict(env),
+        )
     told = b""
     while True:
         chunk = os.read(process.stderr.fileno(), 4096)

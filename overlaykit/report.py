@@ -78,10 +78,10 @@ class Report:
         return "\n".join(lines)
 
 
-def error_as_json(error: OverlayError) -> str:
+def error_as_json(error: OverlayError, code: int) -> str:
     facts = {"type": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
     misfits = [asdict(misfit) for misfit in getattr(error, "misfits", ())]
-    return json.dumps({"ok": False, "code": error.code, "error": {**facts, "misfits": misfits}}, indent=2)
+    return json.dumps({"ok": False, "code": code, "error": {**facts, "misfits": misfits}}, indent=2)
 
 
 def _verdict(report: Report) -> str:

@@ -70,7 +70,7 @@ def clone(upstream: Upstream, tried: tuple[str, ...], target: Path, say: Callabl
             repo = clone_into(upstream, tried, beside / "repo", lock, say)
             os.replace(beside / "repo", target)
         finally:
-            shutil.rmtree(beside)
+            shutil.rmtree(beside, ignore_errors=True)  # after Ctrl-C git may still be removing files itself
     return Repo(target / ".git", target) if repo.worktree else Repo(target)
 
 

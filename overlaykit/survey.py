@@ -102,7 +102,7 @@ def survey(repo: Repo, changes: tuple[Change, ...], index: Index, mine: frozense
             pass
         elif seen is None:
             obstacles[change.path] = Reason.DELETED
-        elif change.old and seen.mode == change.old.mode and _filtered_id(repo, change.path) == change.old.id:
+        elif change.old and seen.mode == change.old.mode and filtered_id(repo, change.path) == change.old.id:
             stale.append(change.path)
         else:
             obstacles[change.path] = Reason.EDITED if change.old else Reason.NOT_TRACKED
@@ -149,7 +149,7 @@ def _same(repo: Repo, seen: Entry | None, wanted: Entry | None) -> bool:
     return repo.status_of("config", "--type=bool", "--get", "core.fileMode").output.strip() == b"false"
 
 
-def _filtered_id(repo: Repo, path: str) -> str:
+def filtered_id(repo: Repo, path: str) -> str:
     """The blob id that the user's own git sees, with their line-end conversion (core.autocrlf)."""
     return repo.as_the_user("hash-object", "--stdin-paths", stdin=encode(path) + b"\n").output.decode().strip()
 

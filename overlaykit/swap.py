@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from .gitrepo import WHO, Entry, GitFailed, Repo, encode
-from .survey import Change, Index, Reason, Survey, changes_between, look, read_index
+from .survey import Change, Index, Reason, Survey, changes_between, filtered_id, look, read_index
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _is_ours(repo: Repo, change: Change, seen: Entry) -> bool:
     ids = [entry.id for entry in (change.old, change.new) if entry]
     if seen.id in ids:
         return True
-    data = (repo.worktree / change.path).read_bytes()
+    data = (repo.worktree / change.path).read_bytes().replace(b"\r\n", b"\n")  # git may convert what it writes
     return seen.mode != "120000" and any(blob.startswith(data) for blob in repo.read_blobs(ids).values())
 
 
@@ -188,6 +188,8 @@ def _refuse_unfinished(repo: Repo, survey: Survey) -> None:
             done = not isinstance(seen, Entry)  # a folder may have taken its place
         else:
             done = isinstance(seen, Entry) and seen.id == change.new.id
+            if not done and isinstance(seen, Entry):  # it may ask git to convert what it writes (.git/info/attributes)
+                done = filtered_id(repo, change.path) == change.new.id
         if not done and change.path not in kept and change.path not in skipped:
             raise GitFailed(f"git did not write {change.path}.", fix="Run this again; it will undo what is half done.")
 

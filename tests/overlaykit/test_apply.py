@@ -292,3 +292,54 @@ def test_no_torch_is_needed(toy: Toy) -> None:
     import sys
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_output_that_the_terminal_cannot_show(toy: Toy) -> None:
+    toy.make_patches([*PATCHES, ("Grüße 你好", {"minigpt4/x.py": b"x = 1\n"})])
+    toy.apply("lock")
+    env = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = toy.spawn(env=env)
+    assert done.code == 0, done.err
+    assert "Gr\\xfc\\xdfe" in done.out
+    (toy.workspace / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"mine\n")
+    toy.git("add", "-A")
+    assert "caf" in toy.apply("status").out
+    assert "caf" in toy.apply("status", "--json").json["local_edits"][0]
+
+
+def test_too_old_a_git_is_said(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "git").write_text("#!/bin/sh\necho git version 2.25.1\n")
+    (tmp_path / "git").chmod(0o755)
+    done = toy.spawn(env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert (done.code, "2.25 is too old" in done.err) == (2, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a small file system of its own")
+def test_a_full_disk_is_said_and_the_next_run_goes_on(toy: Toy) -> None:
+    small = toy.folder / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mount is not allowed here")
+    try:
+        toy.workspace = small / "W"
+        git(small, "clone", "-q", "--no-checkout", str(toy.upstream), str(toy.workspace))
+        toy.git("checkout", "-q", "main")
+        fill(small / "fill")
+        done = toy.spawn()
+        assert done.code == 70
+        assert "Traceback" not in done.err
+        (small / "fill").unlink()
+        toy.apply()
+        assert toy.dirty() == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 1024)
+        except OSError:
+            pass

@@ -319,6 +319,24 @@ def test_files_that_the_user_left_out_of_the_worktree(toy: Toy) -> None:
     assert snapshot(toy.workspace) == before
 
 
+def test_a_repository_that_wants_crlf_by_its_own_attributes(toy: Toy) -> None:
+    git(toy.folder, "clone", "-q", str(toy.upstream), str(toy.workspace))
+    toy.write(".git/info/attributes", b"* text eol=crlf\n*.png -text\n")
+    toy.git("rm", "-q", "--cached", "-r", ".")
+    toy.git("reset", "-q", "--hard")
+    assert b"\r\n" in toy.read("demo.py")
+    toy.apply()
+    assert toy.read("demo.py") == b"print('auto')\r\n"
+    before = snapshot(toy.workspace)
+    assert "Nothing to do" in toy.apply().out
+    assert snapshot(toy.workspace) == before
+    assert toy.dirty() == []
+    toy.apply("--set", "model_path=/b")
+    assert b"/b/ckpt.pth" in toy.read("eval_configs/eval.yaml")
+    toy.apply("revert")
+    assert toy.dirty() == []
+
+
 def test_another_project_is_never_touched(toy: Toy) -> None:
     git(toy.folder, "init", "-q", "-b", "main", str(toy.workspace))
     assert toy.run().code == 2

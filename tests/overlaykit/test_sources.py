@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,23 @@ def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(toy: Toy) -> None:
     assert done.returncode == 0
     assert b"Receiving objects: 100%" in shown
     assert b"Receiving" not in done.stdout
+
+
+def test_an_interrupted_clone_leaves_nothing_and_restarts(toy: Toy, tmp_path: Path) -> None:
+    real = shutil.which("git")
+    script = f'#!/bin/sh\ncase "$1" in clone) touch {tmp_path}/cloning; sleep 30;; esac\nexec {real} "$@"\n'
+    (tmp_path / "git").write_text(script)
+    (tmp_path / "git").chmod(0o755)
+    command = [sys.executable, str(ROOT / "apply.py"), *toy.arguments()]
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "cloning").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert "Interrupted" in told
+    assert "Traceback" not in told
+    assert not toy.workspace.exists()
+    assert not (toy.folder / ".MiniGPT-4.clone").exists()
+    toy.apply()
