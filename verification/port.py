@@ -149,7 +149,11 @@ class OverlayAlone:
         self.decoder = self.parts("models.modeling_vicuna_ascend").LlamaForCausalLM.from_pretrained(
             files.llama_model, torch_dtype=self.dtype, device_map={"": self.device}
         )
-        self.tokenizer = transformers.LlamaTokenizer.from_pretrained(str(files.llama_model), use_fast=False)
+        self.tokenizer = transformers.LlamaTokenizer.from_pretrained(
+            str(files.llama_model),
+            use_fast=False,
+            legacy=True,  # as patch 0015
+        )
         steps = self.parts("processors.pil_transforms")
         self.processor = steps.Compose(
             [

@@ -156,6 +156,20 @@ def test_training_is_refused_with_one_sentence(snippet, code):
     assert "training is switched off by the Ascend overlay" in error.splitlines()[-1]
 
 
+def test_llama2_prompt_is_split_as_in_training(snippet, tiny):
+    """The oracle asks sentencepiece itself, a part at a time, as transformers 4.30 did."""
+    from verification.oracle import tokenize
+
+    text = "Answer. <s>[INST] <Img>"
+    folder = tiny / "llama2"
+    out = snippet.check(
+        f"from minigpt4.models.base_model import BaseModel\n"
+        f"model, tokenizer = BaseModel.init_llm(BaseModel(), {str(folder)!r}, low_res_device='cpu')\n"
+        f"print(tokenizer({text!r}, add_special_tokens=False).input_ids)"
+    )
+    assert out.splitlines()[-1] == str(tokenize(folder / "tokenizer.model", text))
+
+
 def test_every_patch_names_a_test_that_exists():
     project = Path(__file__).parents[2]
     here = Path(__file__).read_text(encoding="utf-8")
