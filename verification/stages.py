@@ -61,6 +61,7 @@ class Measured:
     stage: str
     limit: str
     values: list[tuple[str, float, bool, str]] = field(default_factory=list)  # picture, value, good, text
+    ids: dict[str, tuple[int, ...]] = field(default_factory=dict)  # picture -> the port's tokens, greedy stage only
     broken: str = ""  # the exception of a faulty port
     skipped: str = ""  # why the stage could not run
 
@@ -78,7 +79,9 @@ class Measured:
         bad = [value for value in self.values if not value[2]]
         picture, _, good, text = max(bad or self.values, key=lambda value: value[1])
         detail = "" if good else f"Worst on {picture}; {len(bad)} of {len(self.values)} pictures are over the limit."
-        numbers = {name: value if math.isfinite(value) else None for name, value, _, _ in self.values}
+        numbers: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value, _, _ in self.values}
+        if self.ids:
+            numbers["ids"] = self.ids
         outcome = Outcome.PASSED if good else Outcome.FAILED
         return Check("stages", self.stage, outcome, text, self.limit, shows, detail, numbers=numbers)
 
@@ -165,6 +168,7 @@ def _language(
 
     chosen = _each(prompts, lambda path: port.greedy(prompts[path], new_tokens), greedy)
     for path, ids in chosen.items():
+        greedy.ids[path.name] = ids
         _compare_ids(greedy, path.name, truth[path], ids, 0.0 if limits.exact_ids else band)
     return [stage.check(synthetic) for stage in (prompt, logits, greedy)]
 
