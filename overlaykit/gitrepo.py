@@ -23,8 +23,6 @@ NO_BLOB = "0" * 40
 # core.ignoreCase describe the file system and stay.
 _OVERRIDES = {
     "advice.detachedHead": "false",
-    "apply.ignoreWhitespace": "no",
-    "apply.whitespace": "nowarn",
     "color.ui": "false",
     "core.attributesFile": os.devnull,
     "core.autocrlf": "false",

@@ -7,6 +7,7 @@ as standard input, it dies at import where git is missing, and it cannot leave a
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-
-# Without this GitPython dies at import where git is missing; we say so ourselves, once git is needed.
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-from git.cmd import Git
-from git.exc import GitCommandNotFound
 
 from .errors import FixTheCommand
 
@@ -30,6 +26,17 @@ _ISOLATED = {
     "GIT_OPTIONAL_LOCKS": "0",  # looking must not rewrite the index
     "GIT_TERMINAL_PROMPT": "0",
 }
+_as_it_was = dict(os.environ)
+try:
+    # GitPython runs git when it is imported, and dies where git is missing or a user's configuration is broken.
+    os.environ.update(_ISOLATED, GIT_PYTHON_REFRESH="quiet")
+    from git.cmd import Git
+    from git.exc import GitCommandNotFound
+finally:
+    for _name in (*_ISOLATED, "GIT_PYTHON_REFRESH"):
+        os.environ.pop(_name, None)
+    os.environ.update(_as_it_was)
+
 # What tells git which repository to use (`git rev-parse --local-env-vars`), less the variables that carry settings.
 _LOCATING = frozenset(
     f"GIT_{name}"
@@ -61,13 +68,14 @@ MINIMUM = (2, 32)  # the first that lets GIT_CONFIG_GLOBAL replace the user's co
 def require_git() -> None:
     """Raise FixTheCommand where git is missing or too old to be isolated from the user's configuration."""
     try:
-        found = Git().version_info[:2]
+        version = execute(["version"], Path("/"), isolated()).output.decode()
     except GitCommandNotFound as error:
         raise FixTheCommand("git was not found.", fix="Install git 2.32 or newer and run this again.") from error
+    numbers = re.search(r"(\d+)\.(\d+)", version)
+    found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     if found < MINIMUM:
-        version = ".".join(map(str, found))
         why = "Older versions cannot be kept from reading your own git configuration, which could change the result."
-        raise FixTheCommand(f"git {version} is too old.", why, "Install git 2.32 or newer and run this again.")
+        raise FixTheCommand(f"{version.strip()} is too old.", why, "Install git 2.32 or newer and run this again.")
 
 
 def execute(

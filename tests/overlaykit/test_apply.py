@@ -112,6 +112,15 @@ def test_a_changed_added_and_deleted_patch_each_take_effect(applied: Toy) -> Non
     assert applied.dirty() == []
 
 
+def test_a_reworded_patch_takes_effect(applied: Toy) -> None:
+    """The tree stays the same, so the lock does not tell."""
+    patch = next((applied.project / "patches").glob("0001*"))
+    patch.write_text(patch.read_text().replace("Because the toy needs it.", "Because it is better so."))
+    assert applied.apply("status", "--json").json["outcome"] == "outdated"
+    assert "Applied" in applied.apply().out
+    assert "better so" in applied.git("log", "-1", "--format=%B", f"{applied.git('rev-parse', 'HEAD~3')}")
+
+
 def test_settings_persist_and_can_be_replaced(applied: Toy) -> None:
     applied.apply("--set", "model_path=/a", "--set", "encoder=/e.onnx")
     toy_patch_more(applied)
@@ -311,7 +320,7 @@ def test_too_old_a_git_is_said(toy: Toy, tmp_path: Path) -> None:
     (tmp_path / "git").write_text("#!/bin/sh\necho git version 2.25.1\n")
     (tmp_path / "git").chmod(0o755)
     done = toy.spawn(env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
-    assert (done.code, "2.25 is too old" in done.err) == (2, True)
+    assert (done.code, "2.25.1 is too old" in done.err) == (2, True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a small file system of its own")

@@ -153,7 +153,7 @@ def test_same_ids_on_a_machine_that_differs_in_everything(toy: Toy, tmp_path: Pa
     assert not (tmp_path / "evil" / "ran").exists()
 
 
-@pytest.mark.parametrize("where", ["local", "global", "environment"])
+@pytest.mark.parametrize("where", ["local", "global", "broken global", "environment"])
 def test_hostile_configuration_changes_nothing(toy: Toy, tmp_path: Path, expected: dict[str, str], where: str) -> None:
     config = hostile_files(tmp_path / "evil")
     git(toy.folder, "clone", "-q", "--no-checkout", str(toy.upstream), str(toy.workspace))
@@ -169,6 +169,9 @@ def test_hostile_configuration_changes_nothing(toy: Toy, tmp_path: Path, expecte
             (toy.workspace / ".git" / "hooks" / hook.name).chmod(0o755)
     elif where == "global":
         env["GIT_CONFIG_GLOBAL"] = str(config)
+    elif where == "broken global":
+        env["GIT_CONFIG_GLOBAL"] = str(tmp_path / "broken")
+        (tmp_path / "broken").write_text("[core\n")
     else:
         env["GIT_CONFIG_COUNT"] = "3"
         for number, (key, value) in enumerate(
@@ -243,6 +246,16 @@ def test_a_folder_of_another_repository_is_not_a_workspace(toy: Toy) -> None:
     toy.write("demo.py", b"mine\n")
     done = toy.run()
     assert (done.code, "no .git of its own" in done.err) == (2, True)
+
+
+def test_a_broken_repository_inside_another_one(toy: Toy) -> None:
+    """git itself would walk up to the outer repository."""
+    git(toy.folder, "init", "-q", "-b", "main")
+    git(toy.folder, "commit", "-q", "--allow-empty", "-m", "Outer")
+    (toy.workspace / ".git").mkdir(parents=True)
+    for verb in ("apply", "check", "status", "revert"):
+        done = toy.run(verb)
+        assert (done.code, "git cannot read" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("cwd", ["/", "folder", "workspace", "deleted"])

@@ -319,6 +319,21 @@ def test_files_that_the_user_left_out_of_the_worktree(toy: Toy) -> None:
     assert snapshot(toy.workspace) == before
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_file_that_appears_at_the_last_moment(plain: Toy, tmp_path: Path, ignored: bool) -> None:
+    """Between our look and git's checkout: then git itself must refuse."""
+    real = subprocess.run(["which", "git"], capture_output=True, text=True, check=True).stdout.strip()
+    ignore = f"echo run_predict.py >> {plain.workspace}/.git/info/exclude;" if ignored else ""
+    write = f"{ignore} echo mine > {plain.workspace}/run_predict.py"
+    script = f'#!/bin/sh\ncase " $* " in *" checkout "*) {write};; esac\nexec {real} "$@"\n'
+    (tmp_path / "git").write_text(script)
+    (tmp_path / "git").chmod(0o755)
+    assert plain.spawn(env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}).code == 70
+    assert plain.read("run_predict.py") == b"mine\n"
+    assert plain.run().code == 3
+    assert plain.read("run_predict.py") == b"mine\n"
+
+
 def test_a_repository_that_wants_crlf_by_its_own_attributes(toy: Toy) -> None:
     git(toy.folder, "clone", "-q", str(toy.upstream), str(toy.workspace))
     toy.write(".git/info/attributes", b"* text eol=crlf\n*.png -text\n")
