@@ -194,7 +194,7 @@ def test_a_config_that_is_not_json(folder):
 PEAK = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import conftest
+import port_package
 from port_models.modeling_vicuna_ascend import LlamaForCausalLM
 
 def peak():  # not ru_maxrss: that begins with the parent's

@@ -12,9 +12,9 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import OVERLAY
 from PIL import Image
 from port_models.answer_stream import AnswerPrinter, BeforeStop, stop_ids
+from port_package import OVERLAY
 
 
 def load_script():
