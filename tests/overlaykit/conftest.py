@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
-from toys import Toy
+from toys import Toy, copy_toy
 
 
 @pytest.fixture(scope="session")
@@ -19,17 +18,6 @@ def toy_master(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy(toy_master: Path, tmp_path: Path) -> Toy:
     """A toy of one's own; its workspace does not exist yet."""
     return copy_toy(toy_master, tmp_path / "toy")
-
-
-def copy_toy(master: Path, folder: Path) -> Toy:
-    shutil.copytree(master, folder, symlinks=True)
-    toy = object.__new__(Toy)
-    toy.folder, toy.upstream, toy.project = folder, folder / "upstream", folder / "project"
-    toy.workspace = folder / "MiniGPT-4"
-    pin = (toy.project / "configs" / "upstream.yaml").read_text()
-    (toy.project / "configs" / "upstream.yaml").write_text(pin.replace(str(master), str(folder)))
-    toy.pin = next(line.split()[1] for line in pin.split("\n") if line.startswith("commit:"))
-    return toy
 
 
 @pytest.fixture

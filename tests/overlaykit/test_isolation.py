@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import ROOT, Toy, git, snapshot
+from toys import ROOT, Toy, copy_toy, git, snapshot
 
 HOSTILE = """
 [user]
@@ -96,8 +96,6 @@ HOSTILE = """
 @pytest.fixture(scope="module")
 def expected(toy_master: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Refs and files of a workspace made on a tidy machine."""
-    from conftest import copy_toy  # the one beside this file
-
     toy = copy_toy(toy_master, tmp_path_factory.mktemp("tidy") / "toy")
     toy.apply()
     return outcome(toy)

@@ -17,8 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from conftest import copy_toy
-from toys import ROOT, Toy, git, snapshot
+from toys import ROOT, Toy, copy_toy, git, snapshot
 
 REAL = shutil.which("git")
 USERS = {
