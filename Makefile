@@ -4,6 +4,8 @@
 .DEFAULT_GOAL := help
 VENV ?= .venv
 PY := $(VENV)/bin/python
+# The models of the tests are tiny: one thread each, and as many test processes as there are cores, up to 4.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # torch 2.13 needs Python 3.10 or later. The first of these that exists and can make a virtual environment wins.
 CANDIDATES := python3.11 python3.12 python3.10 python3.13 python3 python
@@ -26,7 +28,7 @@ demo: $(VENV)/.ready  ## clone, patch, export, ask about a picture, verify: the 
 	$(PY) -m verification.demo
 
 test: $(VENV)/.ready  ## the default suite
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.ready  ## full-size export and other long tests (about 6 GiB of memory)
 	$(PY) -m pytest -m slow
@@ -46,7 +48,7 @@ lint: $(VENV)/.ready  ## ruff and mypy
 	$(VENV)/bin/mypy
 
 ledger: $(VENV)/.ready  ## run the suite and write its results into the claims ledger of both READMEs
-	$(PY) -m pytest --junitxml build/junit.xml
+	$(PYTEST) --junitxml build/junit.xml
 	$(PY) -m verification.ledger build/junit.xml
 
 clean:  ## remove what make built
