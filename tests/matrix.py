@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,17 @@ RELEASES = {
     REFERENCE: ("transformers>=4.57,<4.58", (3, 13)),
     "5": ("transformers>=5,<6", (3, 13)),
 }
-TESTS = ["tests/port", "tests/upstream", "tests/verification"]
+TESTS = [
+    "-n",
+    "auto",
+    "--maxprocesses",
+    "4",
+    "--dist",
+    "loadfile",
+    "tests/port",
+    "tests/upstream",
+    "tests/verification",
+]
 
 
 def python_for(newest: tuple[int, int]) -> str | None:
@@ -35,7 +46,7 @@ def python_for(newest: tuple[int, int]) -> str | None:
     return next((found for found in map(shutil.which, names) if found), None)
 
 
-def environment(name: str) -> Path | None:
+def python_of(name: str) -> Path | None:
     """The python of the release's virtual environment, made on first use; None where no interpreter fits."""
     requirement, newest = RELEASES[name]
     python = PROJECT / f".venv-transformers-{name}" / "bin" / "python"
@@ -71,13 +82,14 @@ def main() -> int:
     subprocess.run([sys.executable, "apply.py", "--workspace", str(workspace)], cwd=PROJECT, check=True)
     reports, failed = {}, []
     for name in [arguments.only] if arguments.only else list(RELEASES):
-        python = environment(name)
+        python = python_of(name)
         if python is None:
             print(f"transformers {name}: no fitting Python, not run")
             failed.append(name)
             continue
         print(f"== transformers {name}", flush=True)
-        if subprocess.run([str(python), "-m", "pytest", "-q", *TESTS], cwd=PROJECT).returncode != 0:
+        environment = dict(os.environ, OMP_NUM_THREADS="1")
+        if subprocess.run([str(python), "-m", "pytest", "-q", *TESTS], cwd=PROJECT, env=environment).returncode != 0:
             failed.append(name)
         reports[name] = verify(python, workspace)
     failed += compare(reports)
