@@ -89,7 +89,12 @@ def main() -> int:
             continue
         print(f"== transformers {name}", flush=True)
         environment = dict(os.environ, OMP_NUM_THREADS="1")
-        if subprocess.run([str(python), "-m", "pytest", "-q", *TESTS], cwd=PROJECT, env=environment).returncode != 0:
+        if (
+            subprocess.run(
+                [str(python), "-m", "pytest", "-q", *PARALLEL, *TESTS], cwd=PROJECT, env=environment
+            ).returncode
+            != 0
+        ):
             failed.append(name)
         reports[name] = verify(python, workspace)
     failed += compare(reports)

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from toys import Toy, copy_toy
 
-# The same examples at every run: a suite that fails by chance teaches people to run it again. To search further:
-# pytest --hypothesis-profile=default --hypothesis-seed=random
+# The same examples at every run: a suite that fails by chance teaches people to run it again.
 settings.register_profile("repeatable", derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
 settings.load_profile("repeatable")
 
