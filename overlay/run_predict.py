@@ -201,7 +201,9 @@ def load_errors() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise Refused(f"{error}: install what inference needs (README, 'Dependencies').", 5) from error
+        raise Refused(
+            f"{error}: install what inference needs: pip install '.[cpu]' or '.[npu]' in this project's folder.", 5
+        ) from error
     except (OSError, ValueError) as error:
         raise Refused(str(error), 5) from error
     except RuntimeError as error:

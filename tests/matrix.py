@@ -25,17 +25,8 @@ RELEASES = {
     REFERENCE: ("transformers>=4.57,<4.58", (3, 13)),
     "5": ("transformers>=5,<6", (3, 13)),
 }
-TESTS = [
-    "-n",
-    "auto",
-    "--maxprocesses",
-    "4",
-    "--dist",
-    "loadfile",
-    "tests/port",
-    "tests/upstream",
-    "tests/verification",
-]
+PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+TESTS = ["tests/port", "tests/upstream", "tests/verification"]
 
 
 def python_for(newest: tuple[int, int]) -> str | None:
