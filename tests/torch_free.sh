@@ -12,11 +12,11 @@ for minor in 9 10 11 12 13; do
     venv=.venv-apply-3.$minor
     [ -x "$venv/bin/pytest" ] || {
         "$python" -m venv "$venv"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e . 'pytest>=8' 'pytest-timeout>=2.2' 'hypothesis>=6'
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e . 'pytest>=8' 'pytest-timeout>=2.2' 'pytest-xdist>=3.5' 'hypothesis>=6.100'
     }
     echo "== python3.$minor"
     "$venv/bin/python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is not None)'
-    "$venv/bin/python" -m pytest -q tests/overlaykit
+    "$venv/bin/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/overlaykit
     ran=$((ran + 1))
 done
 [ "$ran" -gt 0 ]
