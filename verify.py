@@ -12,6 +12,7 @@ missing, so not everything ran; 70 unexpected, with a traceback; 130 interrupted
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import traceback
@@ -23,6 +24,8 @@ from verification.run import Request, verify_overlay, verify_workspace
 from verification.weights import DEFAULT_CFG
 
 PROJECT = Path(__file__).resolve().parent
+# Where torch_npu is installed and CANN is not sourced, `import torch` itself would fail; the port imports torch_npu.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 def main(argv: list[str] | None = None) -> int:
