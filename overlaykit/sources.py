@@ -9,12 +9,15 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import IO, Callable
 
 from .errors import FixTheCommand, ReachTheUpstream, SaveYourWork
 from .gitrepo import Repo
 from .gitrun import GitResult, execute_showing_progress
 from .project import Upstream
+
+CLONING = ".overlay-clone"  # inside the workspace, while it is made
 
 _ZIP_WHY = "A downloaded archive holds the files but not the commits, and patches are applied to commits."
 _ZIP_FIX = (
@@ -58,20 +61,47 @@ class Failure:
     reason: str
 
 
-def clone(upstream: Upstream, tried: tuple[str, ...], target: Path, say: Callable[[str], None]) -> Repo:
-    """Clone into `target`, which must not exist or be an empty folder; it appears complete or not at all."""
-    beside = target.parent / f".{target.name}.clone"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside.mkdir(exist_ok=True)
-    with (beside / "lock").open("wb") as lock:
+def is_free(folder: Path) -> bool:
+    """True where `clone` may work: nothing is there, or an empty folder, or what a killed clone left."""
+    if not os.path.lexists(folder):
+        return True
+    if not folder.is_dir() or os.path.lexists(folder / ".git"):
+        return False
+    return (folder / CLONING / "done").exists() or all(path.name == CLONING for path in folder.iterdir())
+
+
+def clone(upstream: Upstream, tried: tuple[str, ...], target: Path, say: Callable[[str], None]) -> None:
+    """Clone into `target`, which `is_free`. Its .git comes last: before that it is no workspace.
+
+    Everything happens inside `target`: it may be a mount point, and its parent may not be ours to write to.
+    """
+    existed, inside = target.exists(), target / CLONING
+    try:
+        inside.mkdir(parents=True, exist_ok=True)
+        lock = (inside / "lock").open("wb")
+    except OSError as error:
+        fix = f"Choose another --workspace, or make the folder yours: sudo install -d -o $(id -u) {quote(str(target))}"
+        raise FixTheCommand(f"{target} cannot be written to.", f"{error.filename}: {error.strerror}", fix) from error
+    with lock:
         # The clone inherits the lock: while a git lives that a killed run left behind, nobody starts a second one.
         take_lock(lock, f"Another run is cloning into {target}.")
         try:
-            repo = clone_into(upstream, tried, beside / "repo", lock, say)
-            os.replace(beside / "repo", target)
+            if not (inside / "done").exists():
+                clone_into(upstream, tried, inside / "repo", lock, say)
+                os.replace(inside / "repo", inside / "done")
+            _move_into_place(inside / "done", target)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)  # after Ctrl-C git may still be removing files itself
-    return Repo(target / ".git", target) if repo.worktree else Repo(target)
+            if os.path.lexists(target / ".git") or not (inside / "done").exists():
+                shutil.rmtree(inside, ignore_errors=True)  # after Ctrl-C git may still be removing files itself
+                if not existed and not any(target.iterdir()):
+                    target.rmdir()
+
+
+def _move_into_place(done: Path, target: Path) -> None:
+    for path in sorted(done.iterdir(), key=lambda path: path.name == ".git"):
+        if os.path.lexists(target / path.name):
+            raise SaveYourWork(f"{target / path.name} appeared while upstream was cloned.", fix="Move it elsewhere.")
+        os.replace(path, target / path.name)
 
 
 def clone_into(

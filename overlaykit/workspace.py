@@ -18,7 +18,7 @@ from .build import read_settings
 from .errors import FixTheCommand, SaveYourWork
 from .gitrepo import Repo
 from .gitrun import execute, isolated
-from .sources import take_lock
+from .sources import CLONING, is_free, take_lock
 from .swap import Head, Journal, Recovered, read_head, read_journal, recover
 
 BRANCH = "refs/heads/overlay"
@@ -83,6 +83,7 @@ class Workspace:
     def locked(self) -> Iterator[IO[bytes]]:
         """One run at a time. The lock dies with its holders, of which a git that outlives us is one."""
         self.private.mkdir(exist_ok=True)
+        shutil.rmtree(self.folder / CLONING, ignore_errors=True)  # a clone that was killed at its very end
         with (self.private / "lock").open("ab") as lock:
             take_lock(lock, f"Another run is at work on {self.folder}.")
             yield lock
@@ -116,7 +117,7 @@ def open_workspace(folder: Path) -> Workspace | None:
     A repository around `folder` is never used. Raises FixTheCommand for anything that cannot be a workspace.
     """
     folder = folder.resolve()
-    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+    if is_free(folder):
         return None
     if not folder.is_dir():
         raise FixTheCommand(f"{folder} is not a folder.", fix="Choose another --workspace.")

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from toys import ROOT, Toy, git, snapshot
 
+from overlaykit.sources import CLONING
+
 NOBODY = "https://127.0.0.1:9/MiniGPT-4.git"  # refused at once
 
 
@@ -175,17 +177,63 @@ def test_another_repository_does_not_hold_the_pin(toy: Toy) -> None:
 
 
 def test_an_empty_folder_may_become_the_workspace(toy: Toy) -> None:
+    """It may be a mount point: then it cannot be replaced. So it must stay the same folder."""
     toy.workspace.mkdir()
+    same = toy.workspace.stat().st_ino
+    assert toy.run("--upstream", f"{NOBODY}x").code == 5
+    assert list(toy.workspace.iterdir()) == []
     toy.apply()
     assert toy.read("run_predict.py")
+    assert toy.workspace.stat().st_ino == same
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount")
+def test_a_mount_point_may_become_the_workspace(toy: Toy) -> None:
+    toy.workspace.mkdir()
+    command = ["mount", "-t", "tmpfs", "none", str(toy.workspace)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mount is not allowed here")
+    try:
+        toy.apply()
+        assert toy.dirty() == []
+    finally:
+        subprocess.run(["umount", "-l", str(toy.workspace)], check=True)
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_clone(toy: Toy) -> None:
+    (toy.folder / "file").write_text("not a folder\n")  # holds for root too, whom modes do not stop
+    toy.workspace = toy.folder / "file" / "MiniGPT-4"
+    done = toy.run()
+    assert (done.code, "cannot be written to" in done.err, "Cloning" in done.err) == (2, True, False)
 
 
 def test_what_a_killed_clone_left_is_cleared_away(toy: Toy) -> None:
-    rest = toy.folder / ".MiniGPT-4.clone" / "repo" / "half"
+    rest = toy.workspace / CLONING / "repo" / "half"
     rest.mkdir(parents=True)
     (rest / "file").write_text("half\n")
+    assert toy.apply("status", "--json").json["outcome"] == "absent"
     toy.apply()
-    assert not rest.parent.parent.exists()
+    assert toy.dirty() == []
+
+
+@pytest.mark.parametrize("moved", [0, 2, 100])
+def test_a_clone_killed_while_it_moved_into_place_is_finished(toy: Toy, moved: int) -> None:
+    done = toy.workspace / CLONING / "done"
+    git(toy.folder, "clone", "-q", str(toy.upstream), str(done))
+    for path in sorted(done.iterdir(), key=lambda path: path.name == ".git")[:moved]:
+        path.rename(toy.workspace / path.name)
+    toy.apply()
+    assert toy.dirty() == []
+
+
+def test_a_file_that_appears_during_the_clone_is_kept(toy: Toy) -> None:
+    git(toy.folder, "clone", "-q", str(toy.upstream), str(toy.workspace / CLONING / "done"))
+    toy.write("demo.py", b"mine\n")
+    assert toy.run().code == 3
+    assert toy.read("demo.py") == b"mine\n"
+    (toy.workspace / "demo.py").unlink()
+    toy.apply()
+    assert toy.dirty() == []
 
 
 def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(toy: Toy) -> None:
@@ -218,5 +266,4 @@ def test_an_interrupted_clone_leaves_nothing_and_restarts(toy: Toy, tmp_path: Pa
     assert "Interrupted" in told
     assert "Traceback" not in told
     assert not toy.workspace.exists()
-    assert not (toy.folder / ".MiniGPT-4.clone").exists()
     toy.apply()
