@@ -191,6 +191,20 @@ def test_a_config_that_is_not_json(folder):
         load(folder)
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "pytorch_model.bin.index.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "\udcff"])
+def test_broken_json_names_its_file(folder, name, content):
+    (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(WeightsError, match=f"llama/{name} is not .*download it again"):
+        load(folder)
+
+
+def test_an_index_without_a_weight_map(folder):
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"index\.json has no weight_map"):
+        load(folder)
+
+
 PEAK = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checkpoints import read_pth, why_unreadable
 from .device import resolve_device
 from .llama_config import LlamaConfig
 
@@ -99,8 +100,10 @@ def _shards(folder: Path) -> list[Path]:
         if (folder / whole).is_file():
             return [folder / whole]
         if (folder / index).is_file():
-            names = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
-            shards = [folder / name for name in sorted(set(names))]
+            weight_map = _read_json(folder / index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise WeightsError(f"{folder / index} has no weight_map: download it again.")
+            shards = [folder / name for name in sorted(set(weight_map.values()))]
             absent = [shard.name for shard in shards if not shard.is_file()]
             if absent:
                 raise FileNotFoundError(
@@ -122,19 +125,9 @@ def _tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
                 for name in file.keys():  # noqa: SIM118 - not a dict
                     yield name, file.get_tensor(name)
         else:
-            yield from _read_bin(shard).items()
+            yield from read_pth(shard).items()
     except Exception as error:
-        with shard.open("rb") as file:
-            pointer = file.read(32).startswith(b"version https://git-lfs")
-        hint = "It is a Git LFS pointer: run `git lfs pull`." if pointer else "Is the download complete?"
-        raise WeightsError(f"{shard} cannot be read as weights ({error}). {hint}") from error
-
-
-def _read_bin(shard: Path) -> dict[str, Tensor]:
-    try:
-        return torch.load(str(shard), map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # files in the format from before PyTorch 1.6 cannot be mapped
-        return torch.load(str(shard), map_location="cpu", weights_only=True)
+        raise WeightsError(why_unreadable(shard, error)) from error
 
 
 def _device(device_map: Any) -> torch.device:
@@ -157,4 +150,14 @@ def _dtype(torch_dtype: Any, config: LlamaConfig) -> torch.dtype:
 
 def _generation_defaults(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _read_json(path) if path.is_file() else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path} is not valid JSON ({error}): download it again.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is not a JSON object: download it again.")
+    return content
