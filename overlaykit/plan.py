@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from shlex import quote
 from typing import Callable
 
 from .build import Built, build
 from .errors import FixTheCommand, RefreshTheLock, SaveYourWork
-from .gitrepo import Entry, Repo
+from .gitrepo import Repo
 from .handedits import HandEdit, carry_over, find_hand_edits
 from .project import Project
 from .survey import Index, Survey, changes_between, read_index, survey
-from .workspace import State, Workspace
+from .workspace import BRANCH, State, Workspace
 
 
 def _silent(line: str) -> None:
@@ -37,12 +39,12 @@ class Plan:
     built: Built
     survey: Survey
     index: Index
-    committed: Mapping[str, Entry]  # the tree of HEAD
+    target: str  # the commit to swap to: what was built, or branch `overlay` where it only adds the user's commits
     writes: Mapping[str, bytes]  # YAML files that keep the user's other edits
     notes: tuple[str, ...]
 
     def changes_nothing(self, state: State) -> bool:
-        return state.applied and state.head.commit == self.built.config.id and not self.writes
+        return state.applied and state.head.commit == self.target and not self.writes
 
 
 def make_plan(
@@ -61,7 +63,9 @@ def make_plan(
     settings, notes = _settle(project, request, state, edits)
     built = build_project(objects, project, settings, scratch)
     compare_with_lock(project, built)
-    new = objects.tree(built.config.id)
+    tip, branch = built.config.id, state.branch
+    target = branch if branch and tip == state.tip and is_ancestor(repo, tip, branch) else tip
+    new = objects.tree(target)
     mine: dict[str, bytes] = {}
     values = project.rules.resolve(settings)
     for edit in edits:
@@ -71,9 +75,9 @@ def make_plan(
             mine[edit.path] = wanted
     found = survey(repo, changes_between(committed, new), index, frozenset(mine))
     if not request.force:
-        _refuse_losing(workspace, state, built, found)
+        _refuse_losing(workspace, state, target, found)
     writes = {edit.path: mine[edit.path] for edit in edits if mine.get(edit.path, edit.mine) != edit.mine}
-    return Plan(built, found, index, committed, writes, notes)
+    return Plan(built, found, index, target, writes, notes)
 
 
 def build_project(repo: Repo, project: Project, settings: Mapping[str, str], scratch: Path) -> Built:
@@ -90,9 +94,15 @@ def compare_with_lock(project: Project, built: Built) -> None:
         )
 
 
-def own_commits(state: State, tip: str) -> bool:
-    """True when branch `overlay` holds commits that no apply made."""
-    return state.branch not in (None, state.tip, tip)
+def own_commits(repo: Repo, state: State, target: str) -> bool:
+    """True when moving branch `overlay` to `target` would drop commits that no apply made."""
+    if state.branch in (None, state.tip, target):
+        return False
+    return not (state.tip and is_ancestor(repo, state.branch or "", state.tip))
+
+
+def is_ancestor(repo: Repo, old: str, new: str) -> bool:
+    return old == new or not repo.status_of("merge-base", "--is-ancestor", old, new).status
 
 
 def _settle(
@@ -122,16 +132,24 @@ def refuse_obstacles(workspace: Workspace, found: Survey) -> None:
         )
 
 
-def _refuse_losing(workspace: Workspace, state: State, built: Built, found: Survey) -> None:
+def _refuse_losing(workspace: Workspace, state: State, target: str, found: Survey) -> None:
     refuse_obstacles(workspace, found)
-    if own_commits(state, built.config.id):
+    if own_commits(workspace.repo, state, target):
         made = "has commits of yours" if state.tip else "exists, and apply.py did not make it"
         raise SaveYourWork(
             f"Branch overlay in {workspace.folder} {made}; nothing was changed.",
             "The patches, the overlay or the settings changed, so the branch has to be built anew.",
-            f"Keep them: git -C {workspace.folder} branch my-work overlay\n"
+            f"Keep them: {how_to_keep(workspace, BRANCH)}\n"
             "then use --force, which also saves them under refs/overlay/backup/.",
         )
+
+
+def how_to_keep(workspace: Workspace, commit: str) -> str:
+    """The command that gives `commit` a branch of its own, under a name that is free."""
+    taken = workspace.repo.line("for-each-ref", "--format=%(refname)", "refs/heads/").split("\n")
+    names = ("my-work" if number == 1 else f"my-work-{number}" for number in count(1))
+    name = next(name for name in names if f"refs/heads/{name}" not in taken)
+    return f"git -C {quote(str(workspace.folder))} branch {name} {commit}"
 
 
 def is_current(workspace: Workspace, project: Project, request: Request, state: State) -> bool:
@@ -144,7 +162,7 @@ def is_current(workspace: Workspace, project: Project, request: Request, state: 
     if any(state.settings.get(name) != value for name, value in request.settings.items()):
         return False
     repo = workspace.repo
-    if head.commit != state.tip and repo.status_of("merge-base", "--is-ancestor", state.tip or "", head.commit).status:
+    if not is_ancestor(repo, state.tip or "", head.commit):
         return False
     return not any(edit.values for edit in find_hand_edits(repo, project.rules, repo.tree(head.commit)))
 

@@ -200,7 +200,9 @@ def _finish(repo: Repo, journal: Journal, private: Path) -> None:
         repo.git("symbolic-ref", "refs/overlay/previous", journal.previous, env=WHO)
     elif journal.previous:
         repo.git("update-ref", "--no-deref", "refs/overlay/previous", journal.previous, env=WHO)
-    write_file(private / "fingerprint", f"{journal.fingerprint} {journal.new}\n".encode())
+    write_file(
+        private / "fingerprint", f"{journal.fingerprint} {journal.refs.get('refs/overlay/tip', journal.new)}\n".encode()
+    )
     (private / "journal.json").unlink()
 
 

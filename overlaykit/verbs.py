@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Callable
 
 from .backup import how_to_restore, save
-from .build import Commit
+from .build import Built, Commit
 from .errors import FixTheCommand
 from .gitrepo import Repo
 from .plan import (
@@ -16,6 +16,7 @@ from .plan import (
     build_project,
     compare_with_lock,
     has_pin,
+    how_to_keep,
     is_current,
     make_plan,
     own_commits,
@@ -51,9 +52,12 @@ def apply(request: Request) -> Report:
             return _report("apply", Outcome.NOTHING_TO_DO, workspace, project, notes)
         with workspace.scratch() as scratch:
             plan = make_plan(workspace, project, request, state, workspace.repo, scratch)
+            if plan.changes_nothing(state):  # the project's files changed, but not what they make
+                workspace.repo.update_refs(_refs(plan.built))
+                workspace.note_fingerprint(project.fingerprint, plan.built.config.id)
+                return _report("apply", Outcome.NOTHING_TO_DO, workspace, project, notes + plan.notes)
             restore = _swap_to(plan, workspace, project, state, scratch, lock)
-        outcome = Outcome.NOTHING_TO_DO if plan.changes_nothing(state) else Outcome.APPLIED
-        return _report("apply", outcome, workspace, project, notes + plan.notes, restore=restore)
+        return _report("apply", Outcome.APPLIED, workspace, project, notes + plan.notes, restore=restore)
 
 
 def check(request: Request) -> Report:
@@ -163,23 +167,27 @@ def _swap_to(
     plan: Plan, workspace: Workspace, project: Project, state: State, scratch: Path, lock: IO[bytes]
 ) -> tuple[str, ...]:
     """Carry a plan out. Returns the commands that bring back what --force replaced."""
-    built, found, head = plan.built, plan.survey, state.head
+    found, head = plan.survey, state.head
     assert head.commit is not None
-    tip = built.config.id
     saved, restore = None, []
-    if found.obstacles or own_commits(state, tip):
+    drops_commits = own_commits(workspace.repo, state, plan.target)
+    if found.obstacles or drops_commits:
         parents = tuple(dict.fromkeys(commit for commit in (head.commit, state.branch) if commit))
         saved = save(workspace.repo, parents, found.obstacles, plan.index, scratch)
         if saved.files:
             restore.append(how_to_restore(workspace.folder, saved.ref))
-        if own_commits(state, tip):
-            restore.append(f"git -C {workspace.folder} branch my-work {state.branch}")
+        if drops_commits:
+            restore.append(how_to_keep(workspace, state.branch or ""))
     previous = None if head.branch == BRANCH else head.branch or head.commit
-    refs = {BASE: built.base, RESULT: built.overlay.id, TIP: tip}
     kept = tuple(change.path for change in found.kept)
-    journal = Journal(head.commit, tip, BRANCH, refs, previous, kept, saved.ref if saved else None, project.fingerprint)
+    backup = saved.ref if saved else None
+    journal = Journal(head.commit, plan.target, BRANCH, _refs(plan.built), previous, kept, backup, project.fingerprint)
     swap(workspace.repo, journal, found, plan.writes, workspace.private, lock)
     return tuple(restore)
+
+
+def _refs(built: Built) -> dict[str, str]:
+    return {BASE: built.base, RESULT: built.overlay.id, TIP: built.config.id}
 
 
 def _recover(workspace: Workspace) -> tuple[str, ...]:

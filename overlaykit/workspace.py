@@ -19,7 +19,7 @@ from .errors import FixTheCommand, SaveYourWork
 from .gitrepo import Repo
 from .gitrun import execute, isolated
 from .sources import CLONING, is_free, take_lock
-from .swap import Head, Journal, Recovered, read_head, read_journal, recover
+from .swap import Head, Journal, Recovered, read_head, read_journal, recover, write_file
 
 BRANCH = "refs/heads/overlay"
 TIP = "refs/overlay/tip"  # the configuration commit that the last apply made
@@ -71,6 +71,9 @@ class Workspace:
             return (self.private / "fingerprint").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return ""
+
+    def note_fingerprint(self, project: str, tip: str) -> None:
+        write_file(self.private / "fingerprint", f"{project} {tip}\n".encode())
 
     def state(self) -> State:
         head = read_head(self.repo)
