@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from overlaykit import verbs
 from overlaykit.errors import FixTheCommand, OverlayError
@@ -45,8 +47,10 @@ _AGAIN = "Nothing of yours is lost; the next run finishes or undoes what was beg
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in words  # also for words that the parser cannot make sense of
     try:
+        options = _parser().parse_args(words)
         require_git()
         request = Request(
             project=options.project,
@@ -58,30 +62,39 @@ def main(arguments: list[str] | None = None) -> int:
         )
         report = getattr(verbs, options.verb)(request)
     except OverlayError as error:
-        return _fail(options, error, error.code)
+        return _fail(as_json, error, error.code)
     except OSError as error:  # a full disk, missing permissions
-        return _fail(options, OverlayError(f"{error.filename or 'The system'}: {error.strerror}", fix=_AGAIN), 70)
+        return _fail(as_json, OverlayError(f"{error.filename or 'The system'}: {error.strerror}", fix=_AGAIN), 70)
     except KeyboardInterrupt:
-        return _fail(options, OverlayError("Interrupted.", fix=_AGAIN), 130)
+        return _fail(as_json, OverlayError("Interrupted.", fix=_AGAIN), 130)
     except Exception as error:
         traceback.print_exc()
-        return _fail(options, OverlayError(f"Unexpected: {error!r}", "Please report the lines above.", _AGAIN), 70)
-    print(report.as_json() if options.json else report.as_text())
+        return _fail(as_json, OverlayError(f"Unexpected: {error!r}", "Please report the lines above.", _AGAIN), 70)
+    print(report.as_json() if as_json else report.as_text())
     return 0
 
 
-def _fail(options: argparse.Namespace, error: OverlayError, code: int) -> int:
-    if options.json:
+def _fail(as_json: bool, error: OverlayError, code: int) -> int:
+    if as_json:
         print(error_as_json(error, code))
     else:
         print(error, file=sys.stderr)
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise FixTheCommand(f"{self.prog}: {message}", self.format_usage().rstrip(), "--help explains each of them.")
+
+
 def _parser() -> argparse.ArgumentParser:
     here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(
-        prog="apply.py", description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        allow_abbrev=False,
+        prog="apply.py",
+        description=__doc__,
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     choices = ["apply", "check", "status", "revert", "lock"]
     parser.add_argument("verb", nargs="?", default="apply", choices=choices, help="see below; apply when left out")
@@ -102,7 +115,7 @@ def _settings(pairs: list[str]) -> dict[str, str]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise FixTheCommand(f"--set {pair} has no value.", fix="Write --set KEY=VALUE.")
-        settings[name] = value
+        settings[name] = os.path.expanduser(value)  # no shell does it after KEY=
     return settings
 
 

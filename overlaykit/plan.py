@@ -14,6 +14,7 @@ from .errors import FixTheCommand, RefreshTheLock, SaveYourWork
 from .gitrepo import Repo
 from .handedits import HandEdit, carry_over, find_hand_edits
 from .project import Project
+from .report import how_to_call
 from .survey import Index, Survey, changes_between, read_index, survey
 from .workspace import BRANCH, State, Workspace
 
@@ -90,7 +91,7 @@ def compare_with_lock(project: Project, built: Built) -> None:
         raise RefreshTheLock(
             f"The built tree is {built.overlay.tree}, the lock says {expected or 'nothing yet'}.",
             "patches/ or overlay/ changed, or line ends were converted when this project was copied.",
-            f"If the change is meant: python apply.py lock, and commit {project.lock_file.name}. Nothing was applied.",
+            f"If the change is meant: {how_to_call()} lock, and commit {project.lock_file.name}. Nothing was applied.",
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from .build import Commit
 from .errors import OverlayError
@@ -54,8 +56,8 @@ class Report:
             return {}
         folder = shlex.quote(self.workspace)
         return {
-            "log": f"git -C {folder} log --stat {self.base[:12]}..overlay",
-            "revert": f"python apply.py revert --workspace {folder}",
+            "log": f"git -C {folder} log --stat {self.base[:12]}..refs/heads/overlay",
+            "revert": f"{how_to_call()} revert --workspace {folder}",
         }
 
     def as_json(self) -> str:
@@ -76,6 +78,13 @@ class Report:
         for name, command in self.commands.items():
             lines += _block(name, [command])
         return "\n".join(lines)
+
+
+def how_to_call() -> str:
+    """`python apply.py`, with the whole path where the short one would not be found."""
+    program = Path(__file__).resolve().parents[1] / "apply.py"
+    here = os.path.exists("apply.py") and os.path.samefile("apply.py", program)
+    return f"python {'apply.py' if here else shlex.quote(str(program))}"
 
 
 def error_as_json(error: OverlayError, code: int) -> str:

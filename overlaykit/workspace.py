@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import IO
 
 from .build import read_settings
@@ -110,7 +111,7 @@ class Workspace:
         """Raise SaveYourWork in the middle of the user's own merge or rebase."""
         for name, verb in _UNFINISHED.items():
             if (self.repo.git_dir / name).exists():
-                fix = f"Finish or abort it first, e.g. git -C {self.folder} status"
+                fix = f"Finish or abort it first, e.g. git -C {quote(str(self.folder))} status"
                 raise SaveYourWork(f"{self.folder} is in the middle of a {verb}.", fix=fix)
 
 
@@ -151,7 +152,7 @@ def _find_git_dir(folder: Path) -> Path:
         raise FixTheCommand(
             f"{folder} belongs to another user.",
             "git does not work in other people's repositories unless told to.",
-            f"If you trust it: git config --global --add safe.directory {folder}",
+            f"If you trust it: git config --global --add safe.directory {quote(str(folder))}",
         )
     raise FixTheCommand(
         f"{folder} has a .git that git cannot read.", result.error.strip(), "Choose another --workspace."

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,21 @@ def test_first_apply_makes_a_patched_workspace(toy: Toy) -> None:
     ]
 
 
-def test_it_ends_with_branch_commits_tree_and_working_commands(toy: Toy) -> None:
+def test_the_printed_commands_work_from_any_folder(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.workspace = toy.folder / "my clone"
+    toy.apply()
+    toy.git("tag", "overlay", "main")  # git would warn that `overlay` is ambiguous
+    monkeypatch.chdir(toy.folder)
+    commands = toy.apply("--json").json["commands"]
+    log = subprocess.run(shlex.split(commands["log"]), capture_output=True, text=True, check=True)
+    assert ("overlay: files" in log.stdout, log.stderr) == (True, "")
+    words = [*shlex.split(commands["revert"])[1:], "--project", str(toy.project)]
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    assert toy.git("symbolic-ref", "HEAD") == "refs/heads/main"
+
+
+def test_it_ends_with_branch_commits_tree_and_working_commands(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     done = toy.apply()
     tree = toy.git("rev-parse", "refs/overlay/result^{tree}")
     for shown in ("overlay at", "Choose autocast by device", "overlay: files", f"{tree} (as locked)"):
@@ -260,6 +275,19 @@ def test_errors_as_json_are_all_of_stdout(toy: Toy) -> None:
     assert "model_path" in done.json["error"]["why"]
 
 
+@pytest.mark.parametrize("words", [["--bogus"], ["frobnicate"], ["--set"]])
+def test_words_that_make_no_sense_are_json_too(toy: Toy, words: list[str]) -> None:
+    done = toy.run("--json", *words)
+    assert (done.code, done.json["code"], done.json["error"]["type"]) == (2, 2, "FixTheCommand")
+    assert words[0] in done.json["error"]["what"]
+
+
+def test_the_home_folder_in_a_setting(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    toy.apply("--set", "model_path=~/weights")
+    assert b"'/home/ada/weights/ckpt.pth'" in toy.read("eval_configs/eval.yaml")
+
+
 def test_json_and_text_hold_the_same_facts(applied: Toy) -> None:
     applied.write("README.md", b"mine\n")
     facts, text = applied.apply("--json").json, applied.apply().out
@@ -298,8 +326,6 @@ def test_no_torch_is_needed(toy: Toy) -> None:
         "import sys; sys.modules['torch'] = None; sys.modules['numpy'] = None; sys.modules['transformers'] = None;"
         f"sys.path.insert(0, {str(ROOT)!r}); import apply; sys.exit(apply.main({json.dumps(toy.arguments())}))"
     )
-    import sys
-
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
