@@ -11,6 +11,7 @@ import pytest
 import torch
 from llama_folders import TINY, random_state, write_folder, write_shards
 from port_models.llama_loading import WeightsError
+from port_models.llama_tokens import TokenizerError, count_tokens
 from port_models.modeling_vicuna_ascend import LlamaForCausalLM
 
 load = LlamaForCausalLM.from_pretrained
@@ -203,6 +204,76 @@ def test_an_index_without_a_weight_map(folder):
     (folder / "pytorch_model.bin.index.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"index\.json has no weight_map"):
         load(folder)
+
+
+def train_tokenizer(folder):
+    """A tokenizer.model of two pieces fewer than the weights have tokens (TINY: 97)."""
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a man sits at a desk and reads"] * 9),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=TINY["vocab_size"] - 2,
+        hard_vocab_limit=False,
+        model_type="char",
+        byte_fallback=False,
+        minloglevel=2,
+    )
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).get_piece_size()
+
+
+def test_tokens_without_a_text_are_never_chosen(folder):
+    named = train_tokenizer(folder)
+    assert named < TINY["vocab_size"]
+    model = load(folder)
+    prompt = torch.zeros(8, 1, dtype=torch.long)
+    torch.manual_seed(0)
+    options = {"max_new_tokens": 20, "eos_token_id": None, "top_k": 0, "temperature": 9.0}
+    assert model.generate(prompt, do_sample=True, **options).max() < named
+    with torch.no_grad():  # the best token of all is one without a text
+        model.lm_head.weight[named:] *= 100
+    for beams in (1, 3):
+        assert model.generate(prompt, num_beams=beams, max_new_tokens=9).max() < named
+    assert model.generate(prompt, max_new_tokens=9, suppress_tokens=None).max() >= named
+
+
+def test_added_tokens_have_a_text(folder):
+    named = train_tokenizer(folder)
+    assert count_tokens(folder) == named
+    (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": named}))
+    assert count_tokens(folder) == named + 1
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {str(named + 1): {}}}))
+    assert count_tokens(folder) == named + 2
+
+
+def test_generation_options_of_old_folders_stay_in_force(folder):
+    """They stand in config.json where generation_config.json is absent."""
+    train_tokenizer(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "temperature": 0.25}))
+    assert load(folder).generation_defaults["temperature"] == 0.25
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"])
+def test_broken_tokenizer_files_are_named(folder, name):
+    train_tokenizer(folder)
+    (folder / name).write_text("{")
+    with pytest.raises(TokenizerError, match=f"{name} is not valid JSON"):
+        count_tokens(folder)
+
+
+def test_a_tokenizer_that_is_none_is_named(folder):
+    (folder / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model is not a sentencepiece model"):
+        count_tokens(folder)
+
+
+def test_missing_sentencepiece_is_said(folder, monkeypatch):
+    train_tokenizer(folder)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(TokenizerError, match="pip install sentencepiece"):
+        count_tokens(folder)
 
 
 PEAK = """

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .checkpoints import read_pth, why_unreadable
 from .device import resolve_device
 from .llama_config import LlamaConfig
+from .llama_tokens import count_tokens
 
 # Hugging Face's own order of preference.
 _WHOLE_AND_INDEX = (
@@ -49,7 +50,7 @@ def load(model_class: Any, path: str | Path, torch_dtype: Any, device_map: Any) 
     if config.tie_word_embeddings:  # to_empty gives each name memory of its own
         model.lm_head.weight = model.model.embed_tokens.weight
     _fill(model, folder)
-    model.generation_defaults = _generation_defaults(folder)
+    model.generation_defaults = _generation_defaults(folder, config)
     return model.eval()
 
 
@@ -148,9 +149,14 @@ def _dtype(torch_dtype: Any, config: LlamaConfig) -> torch.dtype:
     return dtype
 
 
-def _generation_defaults(folder: Path) -> dict[str, Any]:
+def _generation_defaults(folder: Path, config: LlamaConfig) -> dict[str, Any]:
+    """What generation_config.json says, or config.json in old folders; never a token that has no text."""
     path = folder / "generation_config.json"
-    return _read_json(path) if path.is_file() else {}
+    defaults = dict((_read_json(path) if path.is_file() else {}) or config.extra)
+    if (folder / "tokenizer.model").is_file():
+        nameless = range(count_tokens(folder), config.vocab_size)
+        defaults["suppress_tokens"] = [*(defaults.get("suppress_tokens") or ()), *nameless]
+    return defaults
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a caller of generate asked for, and how it shapes the scores of the next token.
 
-The rules are those of transformers 4.57.6 (generation/utils.py and logits_process.py), written out so that every
+The rules are those of transformers 4.57.6 (Apache-2.0; generation/utils.py and logits_process.py, from whose
+`TopPLogitsWarper` keep_top_p is adapted), written out so that every
 release of transformers gives the same tokens for the same seed.
 """
 
@@ -45,6 +46,7 @@ class Settings:
     repetition_penalty: float = 1.0
     length_penalty: float = 1.0
     early_stopping: bool | str = False
+    suppress_tokens: Sequence[int] | None = None  # ids that are never chosen
     num_return_sequences: int = 1
     use_cache: bool = True  # accepted for compatibility: decoding always uses the cache
     eos_token_id: int | Sequence[int] | None = None
@@ -119,6 +121,8 @@ class ScoreShaper:
             scores = penalise_repetition(ids, scores, s.repetition_penalty)
         if s.eos and ids.shape[1] < self.min_length:
             scores = scores.index_fill(1, torch.tensor(s.eos, device=scores.device), float("-inf"))
+        if s.suppress_tokens:
+            scores = scores.index_fill(1, torch.tensor(s.suppress_tokens, device=scores.device), float("-inf"))
         for process in self.extra:
             scores = process(ids, scores)
         if not s.do_sample:
