@@ -306,6 +306,35 @@ def test_nan_is_an_error(ours, ids):
         ours.generate(inputs_embeds=embeds, max_new_tokens=3)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}, {"num_beams": 2}], ids=["greedy", "sampled", "beams"])
+def test_an_overflow_after_the_prompt_is_an_error(ours, ids, monkeypatch, value, options):
+    """Greedy would answer argmax of NaN, which is a token like any other."""
+    overflow_at_step(ours, 3, value, monkeypatch)
+    with pytest.raises(FloatingPointError, match="overflow of float16"):
+        ours.generate(ids, max_new_tokens=6, eos_token_id=None, **options)
+
+
+def test_no_token_after_an_overflow_is_shown(ours, ids, monkeypatch):
+    overflow_at_step(ours, 3, "nan", monkeypatch)
+    recorder = Recorder()
+    with pytest.raises(FloatingPointError):
+        ours.generate(ids[:1], max_new_tokens=9, eos_token_id=None, streamer=recorder)
+    assert len(recorder.received) == 1 + 2  # the prompt, and the tokens from the scores that were numbers
+    assert recorder.ended
+
+
+def overflow_at_step(model, number, value, monkeypatch):
+    """The scores of one pass are `value`; those before and after are right."""
+    real, calls = model.logits, []
+
+    def logits(hidden):
+        calls.append(1)
+        return torch.full_like(real(hidden), float(value)) if len(calls) == number else real(hidden)
+
+    monkeypatch.setattr(model, "logits", logits)
+
+
 # Streaming
 
 

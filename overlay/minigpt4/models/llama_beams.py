@@ -1,5 +1,6 @@
-"""Beam search with the scores of transformers 4.57.6 (generation/utils.py, _beam_search).
+"""Beam search with the scores of transformers 4.57.6.
 
+Adapted from transformers (Apache-2.0), generation/utils.py, `_beam_search`: the same algorithm step for step.
 4.30 divides a finished beam's score by the length of prompt and answer, 4.57 by the answer's alone: here as in 4.57.
 Shapes: B prompts, K beams, V vocabulary, N candidates looked at in each step.
 """
@@ -86,6 +87,7 @@ def beam_search(
             break
         run.cache.reorder((row + origin).flatten())
         logits = run.step(running[:, :, length - 1].flatten())
+    run.check()
     return finished.sequences[:, 0, : int(finished.lengths[:, 0].max())]
 
 

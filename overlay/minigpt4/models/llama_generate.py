@@ -69,11 +69,13 @@ def _one_by_one(run: Run, ids: Tensor, settings: Settings, shape: ScoreShaper, s
             tokens = tokens.where(going, tokens.new_tensor(settings.pad))
         ids = torch.cat((ids, tokens[:, None]), dim=1)
         if streamer is not None:
+            run.check()  # showing tokens waits for the device anyway
             streamer.put(tokens.cpu())
         going = going & ~stop(ids)
         if not going.any():
             break
         logits = run.step(tokens)
+    run.check()
     if streamer is not None:
         streamer.end()
     return ids
@@ -92,15 +94,12 @@ class Run:
         padded = not bool(mask.all())
         self.mask = torch.nn.functional.pad(mask, (0, capacity - mask.shape[1]), value=True) if padded else None
         self.cache = model.new_cache(len(embeds), capacity)
+        self.broken = torch.zeros((), dtype=torch.bool, device=embeds.device)  # stays there until check()
 
     def prefill(self) -> Tensor:
         """Read the whole prompt -> the scores (B, V) of the first new token, float32."""
         logits = self._forward(self.embeds, self.positions)
-        if bool(logits.isnan().any()):
-            raise FloatingPointError(
-                f"The decoder gave NaN in {self.model.dtype}: a damaged weight file or image embedding, or an overflow "
-                "of float16. Run once with --device cpu (float32) to tell them apart."
-            )
+        self.check()
         self.positions = self.positions[:, -1:]
         return logits
 
@@ -108,6 +107,14 @@ class Run:
         """Append tokens (B,) -> the scores (B, V) of the ones that follow."""
         self.positions = self.positions + 1
         return self._forward(self.model.model.embed_tokens(tokens[:, None]), self.positions)
+
+    def check(self) -> None:
+        """Raise FloatingPointError when any scores so far were no numbers. Waits for the device: not for every step."""
+        if bool(self.broken):
+            raise FloatingPointError(
+                f"The decoder gave NaN or infinity in {self.model.dtype}: a damaged weight file or image embedding, or "
+                "an overflow of float16. Run once with --device cpu (float32) to tell them apart."
+            )
 
     def branch(self, times: int) -> None:
         """Go on as `times` copies of every sequence."""
@@ -120,7 +127,10 @@ class Run:
         end = self.cache.length + x.shape[1]
         mask = None if self.mask is None else self.mask[:, :end]
         hidden = self.model.model(x, positions, mask, self.cache)
-        return self.model.logits(hidden[:, -1])
+        logits = self.model.logits(hidden[:, -1])
+        bad = ~logits.isfinite()
+        self.broken = self.broken | bad.any()
+        return logits.masked_fill(bad, 0.0)  # until check() speaks: drawing from NaN ends the process on CUDA
 
 
 class Stop:

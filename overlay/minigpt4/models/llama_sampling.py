@@ -1,8 +1,8 @@
 """What a caller of generate asked for, and how it shapes the scores of the next token.
 
-The rules are those of transformers 4.57.6 (Apache-2.0; generation/utils.py and logits_process.py, from whose
-`TopPLogitsWarper` keep_top_p is adapted), written out so that every
-release of transformers gives the same tokens for the same seed.
+The rules are those of transformers 4.57.6 (generation/utils.py and logits_process.py), written out so that every
+release of transformers gives the same tokens for the same seed. keep_top_p is adapted from its TopPLogitsWarper
+(Apache-2.0).
 """
 
 from __future__ import annotations
