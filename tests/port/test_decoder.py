@@ -227,6 +227,28 @@ def test_fused_attention_equals_the_reference(queries, keys, masked):
     assert difference(llama_ops.SDPA.attention(q, k, v, visible), expected) <= 1e-6
 
 
+def test_reference_attention_scales_before_the_product():
+    """q k^T is 131072 and 126976, above float16's 65504; over sqrt(128) both fit, and the first key wins."""
+    q = torch.full((1, 1, 1, 128), 32.0).half()
+    k = torch.tensor([32.0, 31.0]).half()[None, None, :, None].expand(1, 1, 2, 128)
+    v = torch.tensor([5.0, 7.0]).half()[None, None, :, None].expand(1, 1, 2, 128)
+    assert (llama_ops.REFERENCE.attention(q, k, v, None) == 5.0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_late_positions_stay_apart(dtype):
+    """float16 rounds 2049 to 2048 and 4095 to 4096, bfloat16 even 257: angles must not be computed in it."""
+    config = LlamaConfig.from_dict(TINY)
+    positions = torch.tensor([[257, 2049, 4095]])
+    step = llama_cache.Step(config, torch.zeros(1, 3, 8, dtype=dtype), positions, None, None)
+    assert step.cos.dtype is dtype
+    exponents = torch.arange(0, config.head_dim, 2).double() / config.head_dim
+    angles = positions[0, :, None].double() / config.rope_theta**exponents
+    for actual, expected in ((step.cos, angles.cos()), (step.sin, angles.sin())):
+        half = actual[0, 0, :, : config.head_dim // 2].double()
+        assert difference(half, expected) <= torch.finfo(dtype).eps
+
+
 def test_the_reference_table_gives_the_same_logits(ours, ids, monkeypatch):
     expected = ours(ids).logits
     monkeypatch.setattr(llama_ops, "_TABLES", {})
