@@ -126,13 +126,33 @@ def test_pixel_values_are_refused(folder: Path) -> None:
 
 
 def test_a_folder_stands_for_the_one_file_in_it(folder: Path, tmp_path: Path, images, model) -> None:
+    blip2 = folder / "blip2.pth"
     with pytest.raises(FileNotFoundError, match="holds 0 of eva_vit_g"):
-        IMAGE_ENCODER_OM(tmp_path, "cpu")
+        IMAGE_ENCODER_OM(tmp_path, "cpu", blip2)
     (tmp_path / "eva_vit_g.onnx").write_bytes((folder / "one.onnx").read_bytes())
-    assert (IMAGE_ENCODER_OM(f"{tmp_path}/", "cpu")(images) - model(images)).abs().max() <= TOLERANCE
+    assert (IMAGE_ENCODER_OM(f"{tmp_path}/", "cpu", blip2)(images) - model(images)).abs().max() <= TOLERANCE
     (tmp_path / "eva_vit_g.om").touch()
     with pytest.raises(FileNotFoundError, match="holds 2 of"):
-        IMAGE_ENCODER_OM(tmp_path, "cpu")
+        IMAGE_ENCODER_OM(tmp_path, "cpu", blip2)
+
+
+def test_a_folder_is_no_encoder_of_a_model_without_qformer(folder: Path, tmp_path: Path) -> None:
+    """eva_vit_g is Vicuna's; Llama-2 takes eva_vit_g_llama2 and would answer nonsense with the other one."""
+    (tmp_path / "eva_vit_g.onnx").write_bytes((folder / "one.onnx").read_bytes())
+    with pytest.raises(ValueError, match=r"model without Q-Former\. Set `encoder` .* eva_vit_g_llama2\.om"):
+        IMAGE_ENCODER_OM(tmp_path, "cpu", ln_vision=None)
+
+
+@pytest.mark.parametrize("inside", ["blip2", "default"])
+def test_an_onnx_with_the_other_ln_vision_is_refused(inside: str, folder: Path, tmp_path: Path) -> None:
+    """The exporter writes which one is inside; its own tests show that it does."""
+    proto = onnx.load(folder / "one.onnx")
+    proto.metadata_props.add(key=image_encoder.LN_VISION_KEY, value=inside)
+    onnx.save(proto, str(tmp_path / "marked.onnx"))
+    right, wrong = (folder / "blip2.pth", None) if inside == "blip2" else (None, folder / "blip2.pth")
+    IMAGE_ENCODER_OM(tmp_path / "marked.onnx", "cpu", ln_vision=right)
+    with pytest.raises(ValueError, match=f"with ln_vision={inside}, and this model needs ln_vision=(?!{inside})"):
+        IMAGE_ENCODER_OM(tmp_path / "marked.onnx", "cpu", ln_vision=wrong)
 
 
 def test_missing_and_unknown_files(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ from .eva_vit_model import load_eva_vit
 PathLike = Union[str, Path]
 
 
+LN_VISION_KEY = "ln_vision"  # of an .onnx file's metadata; the values are those of ln_vision_kind
+
+
 class IMAGE_ENCODER_OM:  # the name that the seed's edits of upstream import
     """ViT-g and `ln_vision`, callable. Not an nn.Module: the weights are in the file, not in MiniGPT-4's state."""
 
@@ -33,12 +36,15 @@ class IMAGE_ENCODER_OM:  # the name that the seed's edits of upstream import
     def __init__(self, path: PathLike, device: DeviceSpec = "auto", ln_vision: PathLike | None = None) -> None:
         """path: a .om, .onnx or .pth file, or a folder that holds exactly one eva_vit_g.om or eva_vit_g.onnx.
         device: see device.resolve_device. An .om always runs on an NPU: the one of this number, else number 0.
-        ln_vision: only read with a .pth, see eva_vit_model.load_eva_vit; the other files have it inside.
+        ln_vision: BLIP-2's Q-Former file, or None for a model without Q-Former (Llama-2), whose ln_vision is untrained.
+        Read with a .pth, see eva_vit_model.load_eva_vit. An .onnx has the layer inside and says which one: the other
+        one is refused, since the model would answer nonsense. An .om cannot say it, nor does an .onnx of another
+        exporter: these are taken as they are, so keep eva_vit_g and eva_vit_g_llama2 apart.
 
         Raises FileNotFoundError for a missing file, ValueError for one that is no such encoder, and
         device.DeviceUnavailable when what should run it is missing.
         """
-        self.path = _find(path)
+        self.path = _find(path, ln_vision)
         self.device = resolve_device(device)
         runner = {".om": _OmRunner, ".onnx": _OnnxRunner, ".pth": _TorchRunner}[self.path.suffix]
         self._runner = runner(self.path, self.device, ln_vision)
@@ -112,6 +118,7 @@ class _OnnxRunner:
                 f"onnxruntime cannot load {path}. A large model's weights lie in files beside it: copy the whole "
                 f"folder, or export it again. ({error})"
             ) from error
+        _check_ln_vision(path, self.session.get_modelmeta().custom_metadata_map.get(LN_VISION_KEY), ln_vision)
         taken, given = self.session.get_inputs(), self.session.get_outputs()
         self.dtype = _ONNX_DTYPES.get(taken[0].type) if taken else None
         self.batch, self.image_shape = _signature(path, taken, given, self.dtype)
@@ -167,10 +174,32 @@ _ONNX_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _OM_DTYPES = {"float32": np.float32, "float16": np.float16}
 
 
-def _find(path: PathLike) -> Path:
+def ln_vision_kind(ln_vision: PathLike | None) -> str:
+    """Which ln_vision an encoder has inside: "blip2" (trained, from the Q-Former's file) or "default" (untrained)."""
+    return "default" if ln_vision is None else "blip2"
+
+
+def _check_ln_vision(path: Path, inside: str | None, ln_vision: PathLike | None) -> None:
+    """inside: what the file says of itself, None when it says nothing."""
+    wanted = ln_vision_kind(ln_vision)
+    if inside not in (None, wanted):
+        right = "eva_vit_g_llama2" if wanted == "default" else "eva_vit_g"
+        raise ValueError(
+            f"{path} was exported with ln_vision={inside}, and this model needs ln_vision={wanted}: it would answer "
+            f"nonsense. Set `encoder` in the model's YAML to {right}.onnx, or export it with the model's own YAML: "
+            "python onnx_model_export.py --cfg-path YAML."
+        )
+
+
+def _find(path: PathLike, ln_vision: PathLike | None) -> Path:
     """The encoder's file. The seed names its folder (`${om_model_path}/`), so that is taken too."""
     found = Path(path).expanduser()
     if found.is_dir():
+        if ln_vision is None:
+            raise ValueError(
+                f"the folder {found} stands for its eva_vit_g, which is not the encoder of a model without Q-Former. "
+                "Set `encoder` in the model's YAML to the file itself, such as eva_vit_g_llama2.om."
+            )
         inside = [file for file in (found / "eva_vit_g.om", found / "eva_vit_g.onnx") if file.is_file()]
         if len(inside) != 1:
             raise FileNotFoundError(
