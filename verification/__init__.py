@@ -4,6 +4,7 @@ verify.py is the command line. Knows nothing of git and patches, only the lock t
 
     run         the whole proof in order: tree, pictures, weights, stages, answers
     stages      THE file: the port against the reference, one stage at a time, so that a fault shows where it is
+    compare     how far they may be apart, and one stage as a line of the report
     oracle      the reference: an independent MiniGPT-4 made of Hugging Face parts
     port        what is under test: the patched workspace, or the overlay alone
     weights     which files, are they there, did every tensor arrive

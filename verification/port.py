@@ -102,6 +102,12 @@ class PatchedUpstream:
             return greedy_ids(self.model.llama_model, prompt, max_new_tokens)
 
     @torch.no_grad()
+    def decode(self, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
+        """(1, len(ids), vocabulary): what generate chooses each token from, when it is made to choose `ids`."""
+        with self.model.maybe_autocast():
+            return forced_logits(self.model.llama_model, prompt, ids)
+
+    @torch.no_grad()
     def answer(self, question: str, embeddings: Tensor, max_new_tokens: int) -> Answer:
         """Greedy, with upstream's stop words, cut as Chat.answer cuts it."""
         options = self._options(question, embeddings, max_new_tokens)
@@ -190,6 +196,10 @@ class OverlayAlone:
     def greedy(self, prompt: Tensor, max_new_tokens: int) -> tuple[int, ...]:
         return greedy_ids(self.decoder, prompt, max_new_tokens)
 
+    @torch.no_grad()
+    def decode(self, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
+        return forced_logits(self.decoder, prompt, ids)
+
     def answer(self, question: str, embeddings: Tensor, max_new_tokens: int) -> Answer:
         """Greedy; "###" ends it, as upstream's stop words do."""
         ids = self.greedy(self.prompt(question, embeddings), max_new_tokens)
@@ -211,12 +221,24 @@ def decoder_logits(decoder: Any, embed: Any, prompt: Tensor, ids: tuple[int, ...
     return decoder(inputs_embeds=inputs, attention_mask=mask).logits
 
 
-def greedy_ids(decoder: Any, prompt: Tensor, max_new_tokens: int) -> tuple[int, ...]:
+def greedy_ids(decoder: Any, prompt: Tensor, max_new_tokens: int, **options: Any) -> tuple[int, ...]:
     mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-    ids = decoder.generate(
-        inputs_embeds=prompt, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-    )
-    return tuple(ids[0].tolist())
+    options.update(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+    return tuple(decoder.generate(inputs_embeds=prompt, attention_mask=mask, **options)[0].tolist())
+
+
+def forced_logits(decoder: Any, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
+    """Run generate itself, its prefill and its one-token steps over the cache, along `ids`."""
+    seen: list[Tensor] = []
+
+    def force(_: Tensor, scores: Tensor) -> Tensor:
+        seen.append(scores[:, None].clone())
+        only = torch.full_like(scores, -torch.inf)
+        only[:, ids[len(seen) - 1]] = 0
+        return only
+
+    greedy_ids(decoder, prompt, len(ids), logits_processor=[force])
+    return torch.cat(seen, dim=1)
 
 
 def eager_parameters(encoder: Any) -> dict[str, Tensor]:
