@@ -9,6 +9,9 @@ only when it agrees. One model is in memory at a time: 4 to 5 GiB for the real w
 Then, on a machine with CANN, *inside* the ONNX folder (ATC looks for weight files in the current one):
     atc --framework=5 --model=eva_vit_g.onnx --output=OM_FOLDER/eva_vit_g --soc_version=Ascend910B3 \\
         --input_shape="input:1,3,224,224"
+
+Exit codes: 0 exported and proven; 1 the file disagrees with PyTorch; 2 the command line or the YAML asks for what
+cannot be done; 5 weights or software are missing; 70 unexpected, with a traceback; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,28 +19,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import inspect
+import os
 import re
 import shutil
 import sys
 import time
-import warnings
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from minigpt4.models.eva_vit_model import EvaViT, load_eva_vit
-from minigpt4.processors.pil_transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
-from PIL import Image, UnidentifiedImageError
+# The export needs no NPU: torch must not load torch_npu, which cannot be imported where CANN is not sourced.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-# Worst token's relative error. fp32: far above rounding (1e-6 at full size), far below any fault. fp16: the gate that
-# the port uses everywhere for half precision.
-BOUNDS = {"fp32": 1e-4, "fp16": 1e-2}
-# CLIP's statistics, blip_processors.py:21-24.
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+WORKSPACE = Path(__file__).resolve().parent
+
+
+class Refused(Exception):
+    """A message for the user, and the exit code that goes with it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -49,89 +53,121 @@ class Weights:
     image_size: int
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How far onnxruntime's features are from PyTorch's, both (1, tokens, width)."""
-
-    max_abs: float
-    worst_token: float  # |a - b| / |b| of the token where it is largest: one wrong token cannot hide among 257
-    cosine: float
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 1 when the export disagrees with PyTorch, 2 for a wrong command, 5 for missing weights."""
     args = _parser().parse_args(argv)
     try:
         return export(args)
-    except FileNotFoundError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Refused as refusal:
+        print(f"onnx_model_export: {refusal}", file=sys.stderr)
+        return refusal.code
+    except ImportError as error:
+        need = "pip install torch numpy pillow omegaconf onnx onnxruntime"
+        print(f"onnx_model_export: {error}: install what the export needs: {need}", file=sys.stderr)
         return 5
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt:
+        print("onnx_model_export: interrupted", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 70
 
 
 def export(args: argparse.Namespace) -> int:
-    """The five steps, in order. Every model is dropped before the next one is loaded."""
+    """Check all that is cheap to check, then the five steps. Every model is dropped before the next one is loaded."""
+    if args.name and not re.fullmatch(r"[A-Za-z0-9_-]+", args.name):
+        raise Refused(f"--name {args.name!r} may only have letters, digits, - and _: ais_bench takes no others.", 2)
+    picture = find_picture(args.image_path)
     weights = find_weights(args)
     name = args.name or ("eva_vit_g" if weights.ln_vision else "eva_vit_g_llama2")
-    image = load_image(args.image_path, weights.image_size)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(
-            f"--name {name!r} may only have letters, digits, - and _: ais_bench takes no other file names."
-        )
-    folder = Path(args.onnx_model_dir)
-    unproven = folder / f"{name}.unproven"
+    from minigpt4.models import onnx_export  # with torch, onnx and onnxruntime: missing software shows here
 
-    with _step(1, f"load {weights.vit}"):
-        model = load_eva_vit(weights.vit, weights.ln_vision, weights.image_size)
-    with _step(2, "run PyTorch in fp32"), torch.no_grad():
-        expected = model(image).numpy()
-    with _step(3, f"export to ONNX, opset {args.opset}, {args.dtype}"):
-        shutil.rmtree(unproven, ignore_errors=True)
-        unproven.mkdir(parents=True)
-        if args.dtype != "fp32":
-            del model
-            gc.collect()
-            model = load_eva_vit(weights.vit, weights.ln_vision, weights.image_size, DTYPES[args.dtype])
-        export_onnx(model, image, unproven / f"{name}.onnx", args.opset, args.dynamic_batch)
-        del model
-        gc.collect()
-    with _step(4, "run onnxruntime"):
-        actual = run_onnx(unproven / f"{name}.onnx", image)
+    try:
+        image = onnx_export.load_image(picture, weights.image_size)
+        with _unproven_folder(Path(args.onnx_model_dir), name) as unproven:
+            difference = export_and_compare(args, weights, image, unproven / f"{name}.onnx")
+    except onnx_export.CannotExport as error:
+        raise Refused(str(error), 2) from error
 
-    bound = BOUNDS[args.dtype] if args.max_error is None else args.max_error
-    difference = compare(actual, expected)
+    bound = onnx_export.BOUNDS[args.dtype] if args.max_error is None else args.max_error
     print(
         f"[5/5] onnxruntime against PyTorch fp32: max abs {difference.max_abs:.2e}, cosine {difference.cosine:.8f}, "
         f"worst token's relative error {difference.worst_token:.2e} (bound {bound:.0e})"
     )
     if not difference.worst_token <= bound:  # also true for NaN
-        print(f"error: the export does not compute what PyTorch computes. It stays in {unproven}.", file=sys.stderr)
-        return 1
-    final = publish(unproven, folder, name)
+        raise Refused(f"the export does not compute what PyTorch computes. It stays in {unproven}.", 1)
+    final = publish(unproven, name)
     print(f"wrote {final}\nnext, for an NPU, with CANN's environment:")
     size = weights.image_size
     print(
-        f"  cd {folder.resolve()} && atc --framework=5 --model={name}.onnx --output=OM_FOLDER/{name} "
+        f"  cd {final.parent.resolve()} && atc --framework=5 --model={name}.onnx --output=OM_FOLDER/{name} "
         f'--soc_version=Ascend910B3 --input_shape="input:1,3,{size},{size}"'
     )
     return 0
 
 
+def export_and_compare(args: argparse.Namespace, weights: Weights, image: Any, path: Path) -> Any:
+    """Steps 1 to 4: `path` is written, run, and its onnx_export.Difference from PyTorch returned."""
+    import torch
+    from minigpt4.models import onnx_export
+
+    with _step(1, f"load {weights.vit}"):
+        model = load(weights, torch.float32)
+    with _step(2, "run PyTorch in fp32"), torch.no_grad():
+        expected = model(image).numpy()
+    with _step(3, f"export to ONNX, opset {args.opset}, {args.dtype}"):
+        if args.dtype != "fp32":
+            del model
+            gc.collect()
+            model = load(weights, onnx_export.DTYPES[args.dtype])
+        onnx_export.export_onnx(model, image, path, args.opset, args.dynamic_batch)
+        onnx_export.write_ln_vision(path, weights.ln_vision)
+        del model
+        gc.collect()
+    with _step(4, "run onnxruntime"):
+        actual = onnx_export.run_onnx(path, image)
+    return onnx_export.compare(actual, expected)
+
+
+def load(weights: Weights, dtype: Any) -> Any:
+    """The image encoder in one dtype."""
+    from minigpt4.models.eva_vit_model import load_eva_vit
+
+    try:
+        return load_eva_vit(weights.vit, weights.ln_vision, weights.image_size, dtype)
+    except (OSError, ValueError) as error:  # damaged, or another model's
+        raise Refused(str(error), 5) from error
+
+
+def find_picture(path: str) -> Path:
+    """The file, taken from the current folder or else from the workspace, as run_predict.py does."""
+    for candidate in (Path(path), WORKSPACE / path):
+        if candidate.is_file():
+            return candidate
+        if candidate.is_dir():
+            raise Refused(f"--image-path: {path} is a folder; name one picture in it.", 2)
+    raise Refused(
+        f"--image-path: the picture {path} does not exist, neither in {Path.cwd()} nor in {WORKSPACE}; any picture "
+        "will do, such as examples_v2/office.jpg.",
+        2,
+    )
+
+
 def find_weights(args: argparse.Namespace) -> Weights:
-    """From the flags, and what they leave open from the YAML."""
-    if args.vit_weights and args.ln_vision:
-        ln_vision = None if args.ln_vision == "none" else Path(args.ln_vision)
-        return Weights(Path(args.vit_weights), ln_vision, args.image_size or 224)
-    model = read_model_config(Path(args.cfg_path))
-    has_qformer = model.get("has_qformer", True)
+    """From the flags, and what they leave open from the YAML; paths are as written, from the current folder."""
+    model = {} if args.vit_weights and args.ln_vision else read_model_config(Path(args.cfg_path))
     vit = args.vit_weights or model.get("vit_weights")
-    ln_vision = args.ln_vision or (model.get("q_former_model") if has_qformer else "none")
+    ln_vision = args.ln_vision or (model.get("q_former_model") if model.get("has_qformer", True) else "none")
     for key, flag, value in (("vit_weights", "--vit-weights", vit), ("q_former_model", "--ln-vision", ln_vision)):
         if not value:
-            raise ValueError(f"the model configuration of {args.cfg_path} has no {key}: add it, or pass {flag}.")
-    size = args.image_size or model.get("image_size", 224)
+            raise Refused(f"the model configuration of {args.cfg_path} has no {key}: add it, or pass {flag}.", 2)
+        if value != "none" and not Path(value).is_file():
+            raise Refused(
+                f"the weight file {value} does not exist. Set {key} with apply.py --set, in the YAML, or pass {flag}.",
+                5,
+            )
+    size = args.image_size if args.image_size is not None else model.get("image_size", 224)
+    if not isinstance(size, int) or size < 1:
+        raise Refused(f"an image size of {size} pixels is none.", 2)
     return Weights(Path(vit), None if ln_vision == "none" else Path(ln_vision), size)
 
 
@@ -142,103 +178,60 @@ def read_model_config(cfg_path: Path) -> dict:
     minigpt4/configs/models/minigpt4_vicuna0.yaml. Reading it by name spares the import of the whole model.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    here = Path(__file__).resolve().parent
-    found = cfg_path if cfg_path.is_file() else here / cfg_path
+    found = cfg_path if cfg_path.is_file() else WORKSPACE / cfg_path
     if not found.is_file():
-        raise ValueError(f"the configuration {cfg_path} does not exist, neither here nor in {here}.")
-    evaluation = OmegaConf.load(found).get("model") or {}
-    kind = str(evaluation.get("model_type", "")).replace("pretrain_", "", 1)
-    base = here / "minigpt4" / "configs" / "models" / f"{evaluation.get('arch')}_{kind}.yaml"
-    if not base.is_file():
-        raise ValueError(f"{found} names a model whose {base} does not exist; pass --vit-weights and --ln-vision.")
-    return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(base).model, evaluation), resolve=True)
-
-
-def load_image(path: str, size: int) -> torch.Tensor:
-    """A picture file -> (1, 3, size, size), normalised as upstream's evaluation processor does."""
-    if not Path(path).is_file():
-        raise ValueError(f"the picture {path} does not exist; --image-path takes any picture, such as a sample.")
+        raise Refused(f"the configuration {cfg_path} does not exist, neither here nor in {WORKSPACE}.", 2)
     try:
-        picture = Image.open(path).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no picture that Pillow can read.") from error
-    resize = Resize((size, size), interpolation=InterpolationMode.BICUBIC)
-    return Compose([resize, ToTensor(), Normalize(MEAN, STD)])(picture)[None]
+        evaluation = OmegaConf.select(OmegaConf.load(found), "model") or OmegaConf.create()
+        kind = str(evaluation.get("model_type", "")).replace("pretrain_", "", 1)
+        base = WORKSPACE / "minigpt4" / "configs" / "models" / f"{evaluation.get('arch')}_{kind}.yaml"
+        if not base.is_file():
+            raise Refused(f"{found} names a model whose {base} does not exist; pass --vit-weights and --ln-vision.", 2)
+        return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(base).model, evaluation), resolve=True)
+    except (YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError) as error:
+        raise Refused(f"the configuration {found} cannot be read: {error}", 2) from error
 
 
-def export_onnx(model: EvaViT, image: torch.Tensor, path: Path, opset: int, dynamic_batch: bool) -> None:
-    """Write `path`, and for a model above 2 GiB one weight file per tensor beside it, all named after the model.
-
-    This takes torch's TorchScript exporter. The newer one starts at opset 18, above what ATC reads, and puts all
-    weights into one file at offsets, which ATC of older CANN releases multiplies by 4096 (its parser's
-    onnx_file_constant_parser.cc): it would read wrong weights without a word.
-    """
-    options = {"dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}} if dynamic_batch else {}
-    if "dynamo" in inspect.signature(torch.onnx.export).parameters:  # not in torch 2.0 and 2.1
-        options["dynamo"] = False
-    names = {"input_names": ["input"], "output_names": ["output"]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.filterwarnings("ignore", message="Constant folding")
-        try:
-            torch.onnx.export(model, (image,), str(path), opset_version=opset, **names, **options)
-        except RuntimeError as error:
-            if "not implemented for 'Half'" not in str(error):
-                raise
-            raise ValueError(
-                f"PyTorch {torch.__version__} cannot run float16 on the CPU, which --dtype fp16 needs. Export fp32: "
-                f"ATC makes float16 of it by itself. ({error})"
-            ) from error
-    _name_weight_files_after(path)
-
-
-def _name_weight_files_after(path: Path) -> None:
-    """Two encoders may share a folder: torch's `onnx__MatMul_321` becomes `eva_vit_g.weights.onnx__MatMul_321`."""
-    import onnx
-
-    if len(list(path.parent.iterdir())) == 1:
-        return  # all weights are inside
-    proto = onnx.load(str(path), load_external_data=False)
-    entries = [entry for tensor in proto.graph.initializer for entry in tensor.external_data]
-    for entry in (entry for entry in entries if entry.key == "location"):
-        renamed = f"{path.stem}.weights.{entry.value}"
-        (path.parent / entry.value).rename(path.parent / renamed)
-        entry.value = renamed
-    path.write_bytes(proto.SerializeToString())
-
-
-def run_onnx(path: Path, image: torch.Tensor) -> np.ndarray:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(["output"], {"input": image.numpy()})[0]
-
-
-def compare(actual: np.ndarray, expected: np.ndarray) -> Difference:
-    """Both (1, tokens, width). Computed in float64."""
-    a, b = actual.astype(np.float64), expected.astype(np.float64)
-    relative = np.linalg.norm(a - b, axis=-1) / np.linalg.norm(b, axis=-1)
-    cosine = (a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b))
-    return Difference(float(np.abs(a - b).max()), float(relative.max()), float(cosine))
-
-
-def publish(unproven: Path, folder: Path, name: str) -> Path:
-    """Move the proven files to where they belong, in place of an earlier export of that name and its weight files."""
+def publish(unproven: Path, name: str) -> Path:
+    """Move the proven files one folder up, in place of an earlier export of that name and its weight files."""
+    folder = unproven.parent
     graph = folder / f"{name}.onnx"
     for old in [graph, *folder.glob(f"{name}.weights.*")]:
         old.unlink(missing_ok=True)
-    for file in unproven.iterdir():
+    for file in sorted(unproven.iterdir(), key=lambda file: file.name == graph.name):  # the graph last: it is complete
         file.replace(folder / file.name)
     unproven.rmdir()
     return graph
 
 
 @contextlib.contextmanager
+def _unproven_folder(folder: Path, name: str) -> Iterator[Path]:
+    """An empty folder for a file that nobody may use yet; removed when the export breaks off."""
+    path = folder / f"{name}.unproven"
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise Refused(f"--onnx-model-dir: the folder {path} cannot be made ({error.strerror}).", 2) from error
+    try:
+        yield path
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
 def _step(number: int, text: str) -> Iterator[None]:
     print(f"[{number}/5] {text} ...", end="", flush=True)
     start = time.perf_counter()
-    yield
+    try:
+        yield
+    except BaseException:
+        print(flush=True)
+        raise
     print(f" {time.perf_counter() - start:.1f} s", flush=True)
 
 
@@ -254,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--opset", type=int, choices=range(11, 18), default=13, help="ATC reads 11 to 17 (default: %(default)s)")
     add(
         "--dtype",
-        choices=sorted(DTYPES),
+        choices=["fp16", "fp32"],
         default="fp32",
         help="of the matrices; norms stay fp32 (default: %(default)s)",
     )
