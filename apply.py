@@ -39,7 +39,7 @@ your own edits:
 exit codes:
   0 done or nothing to do      1 a patch does not fit       2 wrong command or invalid project file
   3 would lose your work       4 the tree is not the locked one
-  5 upstream out of reach      70 unexpected                130 interrupted
+  5 out of reach, not checked  70 unexpected                130 interrupted
 """
 
 

@@ -53,6 +53,12 @@ class RefreshTheLock(OverlayError):
     code = 4
 
 
+class TryAgain(OverlayError):
+    """Nothing could be checked now, but later it can."""
+
+    code = 5
+
+
 class ReachTheUpstream(OverlayError):
     """No source of the upstream repository could be read."""
 

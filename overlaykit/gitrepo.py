@@ -91,6 +91,12 @@ class Repo:
         place = {"GIT_DIR": str(self.git_dir), "GIT_WORK_TREE": str(self.worktree), "GIT_OPTIONAL_LOCKS": "0"}
         return execute(args, self.worktree or self.git_dir, place, stdin, keep=True)
 
+    def line_ends_of_the_user(self) -> list[str]:
+        """Options for git that convert line ends as the user's git does, and take nothing else from it."""
+        asked = self.as_the_user("config", "-z", "--get-regexp", r"^core\.(autocrlf|eol)$").output
+        pairs = [row.decode().split("\n", 1) for row in asked.split(b"\0")[:-1]]
+        return [word for pair in pairs for word in ("-c", "=".join(pair))]
+
     def line(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> str:
         return self.git(*args, stdin=stdin, env=env).decode("utf-8", "surrogateescape").rstrip("\n")
 

@@ -28,6 +28,7 @@ class Outcome(Enum):
     OUTDATED = "{workspace} was made by an earlier state of this project, or edited since; run apply"
     NOT_APPLIED = "{workspace} is a plain clone, on {branch}"
     INTERRUPTED = "A run in {workspace} was interrupted; the next apply finishes or undoes it"
+    AT_WORK = "A run is at work on {workspace}"
     ABSENT = "There is no workspace at {workspace} yet"
 
 

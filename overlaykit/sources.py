@@ -84,7 +84,7 @@ def clone(upstream: Upstream, tried: tuple[str, ...], target: Path, say: Callabl
         raise FixTheCommand(f"{target} cannot be written to.", f"{error.filename}: {error.strerror}", fix) from error
     with lock:
         # The clone inherits the lock: while a git lives that a killed run left behind, nobody starts a second one.
-        take_lock(lock, f"Another run is cloning into {target}.")
+        take_lock(lock, f"Another run is cloning into {target}.", say)
         try:
             if not (inside / "done").exists():
                 clone_into(upstream, tried, inside / "repo", lock, say)
@@ -148,11 +148,25 @@ def unreachable(upstream: Upstream, failures: list[Failure]) -> ReachTheUpstream
     )
 
 
-def take_lock(lock: IO[bytes], what: str) -> None:
+def take_lock(lock: IO[bytes], what: str, say: Callable[[str], None]) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise SaveYourWork(what, "Two at once would spoil each other's work.", "Wait until it is done.") from error
+    except OSError as error:  # some network file systems
+        say(f"This file system has no locks ({error.strerror}): start no second run until this one is done.")
+
+
+def is_locked(path: Path) -> bool:
+    """True while a run holds the lock. Only looks."""
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no run yet, or no locks here
+        pass
+    return False
 
 
 def _check_out(repo: Repo, upstream: Upstream) -> None:

@@ -8,7 +8,7 @@ from typing import IO, Callable
 
 from .backup import how_to_restore, save
 from .build import Built, Commit
-from .errors import FixTheCommand
+from .errors import FixTheCommand, TryAgain
 from .gitrepo import Repo
 from .plan import (
     Plan,
@@ -24,11 +24,13 @@ from .plan import (
     refuse_other_projects,
 )
 from .project import Project, read_project, write_result
-from .report import Outcome, Report
-from .sources import addresses, clone, clone_into, fetch
+from .report import Outcome, Report, how_to_call
+from .sources import CLONING, addresses, clone, clone_into, fetch, is_locked
 from .survey import changes_between, read_index, survey
 from .swap import Head, Journal, Recovered, swap
 from .workspace import BASE, BRANCH, PREVIOUS, RESULT, TIP, State, Workspace, open_workspace
+
+_STATUS = ("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames")
 
 
 def apply(request: Request) -> Report:
@@ -41,7 +43,7 @@ def apply(request: Request) -> Report:
         clone(project.upstream, tried, request.workspace.resolve(), request.say)
         workspace = open_workspace(request.workspace)
         assert workspace is not None
-    with workspace.locked() as lock:
+    with workspace.locked(request.say) as lock:
         notes = _recover(workspace)
         workspace.refuse_unfinished()
         if not has_pin(workspace.repo, project):
@@ -66,8 +68,8 @@ def check(request: Request) -> Report:
     tried = addresses(project.upstream, request.upstream)
     project.rules.resolve(request.settings)
     workspace = open_workspace(request.workspace)
-    if workspace and workspace.journal():
-        return _report("check", Outcome.INTERRUPTED, workspace, project)
+    if workspace:
+        _refuse_checking(workspace)
     with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
         scratch = Path(folder)
         if workspace is None or not has_pin(workspace.repo, project):
@@ -102,7 +104,11 @@ def status(request: Request) -> Report:
     project = read_project(request.project)
     workspace = open_workspace(request.workspace)
     if workspace is None:
-        return Report("status", Outcome.ABSENT, str(request.workspace.resolve()), expected=project.upstream.result)
+        folder = request.workspace.resolve()
+        outcome = Outcome.AT_WORK if is_locked(folder / CLONING / "lock") else Outcome.ABSENT
+        return Report("status", outcome, str(folder), expected=project.upstream.result)
+    if is_locked(workspace.lock_file):
+        return _report("status", Outcome.AT_WORK, workspace, project)
     if workspace.journal():
         return _report("status", Outcome.INTERRUPTED, workspace, project)
     state = workspace.state()
@@ -118,7 +124,7 @@ def revert(request: Request) -> Report:
     workspace = open_workspace(request.workspace)
     if workspace is None:
         raise FixTheCommand(f"There is no workspace at {request.workspace}.", fix="Name it with --workspace.")
-    with workspace.locked() as lock:
+    with workspace.locked(request.say) as lock:
         notes = _recover(workspace)
         workspace.refuse_unfinished()
         head = workspace.state().head
@@ -186,6 +192,14 @@ def _swap_to(
     return tuple(restore)
 
 
+def _refuse_checking(workspace: Workspace) -> None:
+    if is_locked(workspace.lock_file):
+        raise TryAgain(f"A run is at work on {workspace.folder}.", "What it leaves is not known yet.", "Wait for it.")
+    if workspace.journal():
+        what = f"A run in {workspace.folder} was interrupted, so nothing was checked."
+        raise TryAgain(what, fix=f"Let {how_to_call()} finish or undo it.")
+
+
 def _refs(built: Built) -> dict[str, str]:
     return {BASE: built.base, RESULT: built.overlay.id, TIP: built.config.id}
 
@@ -243,7 +257,9 @@ def _report(
     if state.applied and state.base:
         listing = repo.line("log", "--reverse", "--format=%H %T %s", f"{state.base}..{state.tip}")
         commits = [Commit(*row.split(" ", 2)) for row in listing.split("\n") if row]
-    edits = repo.git("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames").split(b"\0")[:-1]
+    edits = repo.git(*_STATUS).split(b"\0")[:-1]
+    if edits:  # perhaps only line ends, which the user's own git converts
+        edits = repo.git(*repo.line_ends_of_the_user(), *_STATUS).split(b"\0")[:-1]
     return Report(
         verb,
         outcome,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import IO
+from typing import IO, Callable
 
 from .build import read_settings
 from .errors import FixTheCommand, SaveYourWork
@@ -63,6 +63,10 @@ class Workspace:
     def private(self) -> Path:
         return self.repo.git_dir / "overlay"
 
+    @property
+    def lock_file(self) -> Path:
+        return self.private / "lock"
+
     def journal(self) -> Journal | None:
         return read_journal(self.private / "journal.json")
 
@@ -84,12 +88,12 @@ class Workspace:
         return State(head, tip, result, base, branch, tree, read_settings(message))
 
     @contextmanager
-    def locked(self) -> Iterator[IO[bytes]]:
+    def locked(self, say: Callable[[str], None]) -> Iterator[IO[bytes]]:
         """One run at a time. The lock dies with its holders, of which a git that outlives us is one."""
         self.private.mkdir(exist_ok=True)
         shutil.rmtree(self.folder / CLONING, ignore_errors=True)  # a clone that was killed at its very end
-        with (self.private / "lock").open("ab") as lock:
-            take_lock(lock, f"Another run is at work on {self.folder}.")
+        with self.lock_file.open("ab") as lock:
+            take_lock(lock, f"Another run is at work on {self.folder}.", say)
             yield lock
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shlex
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from toys import EVAL_YAML, OVERLAY, PATCHES, ROOT, Toy, commit, git, snapshot
+
+from overlaykit.sources import CLONING
 
 
 def test_first_apply_makes_a_patched_workspace(toy: Toy) -> None:
@@ -204,6 +208,45 @@ def test_status_in_every_state(toy: Toy) -> None:
     assert outcome() == "outdated"
     git(toy.workspace, "checkout", "-q", "demo.py")
     assert set(snapshot(toy.workspace)) == set(before)
+
+
+def test_a_live_run_is_not_called_interrupted(applied: Toy) -> None:
+    (applied.workspace / ".git" / "overlay" / "journal.json").write_text("{}")  # as in the middle of a swap
+    with (applied.workspace / ".git" / "overlay" / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert applied.apply("status", "--json").json["outcome"] == "at_work"
+        done = applied.run("check")
+        assert (done.code, "at work" in done.err) == (5, True)
+        assert applied.run().code == 3
+
+
+def test_a_clone_under_way_is_said(toy: Toy) -> None:
+    (toy.workspace / CLONING).mkdir(parents=True)
+    with (toy.workspace / CLONING / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert toy.apply("status", "--json").json["outcome"] == "at_work"
+        assert toy.run().code == 3
+
+
+def test_a_file_system_without_locks(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("overlaykit.sources.fcntl.flock", flock)
+    assert "has no locks" in toy.apply().err
+    assert toy.apply("status", "--json").json["outcome"] == "current"
+
+
+def test_line_ends_that_the_users_own_git_converts_are_no_edit(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy.folder / "gitconfig").write_text("[core]\n\tautocrlf = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(toy.folder / "gitconfig"))
+    git(toy.folder, "-c", "core.autocrlf=true", "clone", "-q", str(toy.upstream), str(toy.workspace))
+    assert toy.read("README.md") == b"# Toy\r\n"
+    toy.apply()
+    (toy.workspace / "README.md").touch()  # now git has to read it
+    assert toy.apply("status", "--json").json["local_edits"] == []
+    toy.write("README.md", b"# Mine\r\n")
+    assert toy.apply("status", "--json").json["local_edits"] == [" M README.md"]
 
 
 def test_lock_writes_only_the_result(toy: Toy) -> None:
