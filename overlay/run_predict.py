@@ -4,22 +4,26 @@ The answer streams to standard output, everything else goes to standard error. T
 stop words are upstream's (demo.py); this file picks the device, checks the files first and prints as tokens come.
 
 Exit codes: 0 answered; 2 the command line asks for what is not there; 5 weights, device or software are missing;
-70 unexpected, with a traceback; 130 interrupted.
+70 unexpected, with a traceback; 130 interrupted; 141 who read the answer has gone (`| head`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 WORKSPACE = Path(__file__).resolve().parent
+LONGEST = 2000  # tokens of prompt and answer: beyond, upstream's answer_prepare cuts the picture off
+# Where torch_npu is installed and CANN is not sourced, `import torch` itself would fail; device.py imports torch_npu.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 class Refused(Exception):
@@ -32,6 +36,8 @@ class Refused(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
     try:
         answer(args)
     except Refused as refusal:
@@ -40,6 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nrun_predict: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what is still buffered would fail once more at the exit
+        return 141
     except Exception:
         traceback.print_exc()
         return 70
@@ -67,6 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def answer(args: argparse.Namespace) -> None:
     """Check everything that is cheap to check, load the model, ask, print."""
+    check_request(args)
     spec = device_spec(args.device, args.npu_id)
     args.cfg_path = str(existing(args.cfg_path, "--cfg-path"))
     picture = open_picture(existing(args.image_path, "--image-path"))
@@ -77,7 +89,19 @@ def answer(args: argparse.Namespace) -> None:
         started = time.perf_counter()
         chat, conversation = build_chat(config, device)
         note(f"model on {device} after {time.perf_counter() - started:.1f} s")
-    ask(chat, conversation, picture, args)
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        ask(chat, conversation, picture, args, out)
+
+
+def check_request(args: argparse.Namespace) -> None:
+    """Refuse what no model could answer. Exactly how long an answer may be is known when the prompt is split."""
+    if not 1 <= args.max_new_tokens < LONGEST:
+        raise Refused(f"--max-new-tokens {args.max_new_tokens}: give a number from 1 to {LONGEST - 1}.", 2)
+    if not 0 <= args.seed < 2**32:
+        raise Refused(f"--seed {args.seed}: give a number from 0 to {2**32 - 1}.", 2)
+    if "<ImageHere>" in args.prompt:
+        raise Refused("--prompt: leave <ImageHere> out; the picture is put before the question by itself.", 2)
 
 
 def device_spec(device: str | None, npu_id: int | None) -> str:
@@ -104,7 +128,7 @@ def open_picture(path: Path) -> Any:
 
     try:
         return Image.open(path).convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Refused(f"--image-path: {path} cannot be read as a picture ({error}).", 2) from error
 
 
@@ -112,40 +136,32 @@ def pick_device(spec: str) -> Any:
     """The torch.device of `spec`, made the current one so that nothing is allocated on another card."""
     if not (WORKSPACE / "minigpt4" / "common" / "config.py").is_file():
         raise Refused(f"{WORKSPACE} is no workspace: run the copy in the folder that apply.py --workspace made.", 2)
-    from minigpt4.models.device import resolve_device, select_device
+    from minigpt4.models.device import hide_torch_npu, resolve_device, select_device
 
     try:
         device = resolve_device(spec)
     except ValueError as error:
         raise Refused(f"--device: {error}", 2) from error
+    if device.type != "npu":
+        hide_torch_npu()
     select_device(device)
     return device
 
 
 def read_config(args: argparse.Namespace) -> Any:
     """Upstream's Config: the eval YAML over the model's YAML, --options over both."""
-    import minigpt4.processors  # noqa: F401 - importing registers the classes by name, as in demo.py:18-22
-    from minigpt4.common.config import Config
-    from minigpt4.models import MiniGPT4  # noqa: F401
+    from minigpt4.common import eval_config
 
-    return Config(args)
+    return eval_config.read_config(args)
 
 
 def check_files(model: Any) -> None:
-    """All missing weight files in one message, before minutes of loading. `model`: the config's model section."""
-    keys = ["llama_model", "encoder", "ckpt"]
-    if model.get("has_qformer", True):
-        keys += ["q_former_model", "bert"]
-    missing = [f"  {key}: {model.get(key)}" for key in keys if not Path(str(model.get(key))).exists()]
-    if not missing and not (Path(model.llama_model) / "tokenizer.model").is_file():
-        missing = [f"  llama_model: {model.llama_model} has no tokenizer.model"]
-    if missing:
-        raise Refused(
-            "these weights are not there:\n" + "\n".join(missing) + "\nSet the paths with apply.py --set "
-            "model_path=FOLDER (or per key), in the YAML, or with --options model.KEY=PATH. encoder comes from "
-            "onnx_model_export.py.",
-            5,
-        )
+    """What can be said about the weights before minutes of loading. `model`: the config's model section."""
+    from minigpt4.common.eval_config import check_weights
+    from minigpt4.models.llama_tokens import count_tokens
+
+    check_weights(model)
+    count_tokens(model.llama_model)  # says what is wrong with the tokenizer's files
 
 
 def build_chat(config: Any, device: Any) -> tuple[Any, Any]:
@@ -170,8 +186,8 @@ def build_chat(config: Any, device: Any) -> tuple[Any, Any]:
     return chat, templates[config.model_cfg.model_type].copy()
 
 
-def ask(chat: Any, conversation: Any, picture: Any, args: argparse.Namespace) -> None:
-    """Put the picture and the question, and print the answer as it comes."""
+def ask(chat: Any, conversation: Any, picture: Any, args: argparse.Namespace, out: TextIO) -> None:
+    """Put the picture and the question, and write the answer to `out` as it comes."""
     import numpy as np
     import torch
     from minigpt4.models.answer_stream import AnswerPrinter
@@ -184,15 +200,33 @@ def ask(chat: Any, conversation: Any, picture: Any, args: argparse.Namespace) ->
         chat.upload_img(picture, conversation, images)
         chat.encode_img(images)
         chat.ask(args.prompt, conversation)
-        options = chat.answer_prepare(conversation, images, max_new_tokens=args.max_new_tokens)
+        # No max_length: upstream would cut the prompt, picture first.
+        options = chat.answer_prepare(conversation, images, max_new_tokens=args.max_new_tokens, max_length=sys.maxsize)
+        check_length(options["inputs_embeds"].shape[1], args.max_new_tokens)
         if args.greedy:  # answer_prepare always asks for sampling
             options["do_sample"] = False
         started = time.perf_counter()
-        printer = AnswerPrinter(chat.model.llama_tokenizer, lambda text: print(text, end="", flush=True))
-        tokens = chat.model_generate(**options, streamer=printer).shape[1]
-        print(flush=True)
+        printer = AnswerPrinter(chat.model.llama_tokenizer, lambda text: print(text, end="", file=out, flush=True))
+        try:
+            tokens = chat.model_generate(**options, streamer=printer).shape[1]
+        except FloatingPointError as error:  # NaN; the message says what to do
+            raise Refused(str(error), 5) from error
+        print(file=out, flush=True)
     seconds = time.perf_counter() - started
     note(f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} per second")
+
+
+def check_length(prompt: int, answer: int) -> None:
+    """Both in tokens; the prompt's include the picture's."""
+    if prompt + answer <= LONGEST:
+        return
+    if prompt >= LONGEST:
+        raise Refused(f"--prompt: with the picture it has {prompt} tokens, {LONGEST - 1} at most fit.", 2)
+    raise Refused(
+        f"--max-new-tokens {answer}: prompt and picture have {prompt} tokens, and {LONGEST} is the most for both and "
+        f"the answer. The largest that fits is {LONGEST - prompt}.",
+        2,
+    )
 
 
 @contextlib.contextmanager
@@ -205,11 +239,11 @@ def load_errors() -> Iterator[None]:
             f"{error}: install what inference needs: pip install '.[cpu]' or '.[npu]' in this project's folder.", 5
         ) from error
     except (OSError, ValueError) as error:
-        raise Refused(str(error), 5) from error
+        raise Refused(str(error), getattr(error, "exit_code", 5)) from error
     except RuntimeError as error:
         # DeviceUnavailable, WeightsError, IncompleteCheckpoint, SwitchedOff: classes that carry a sentence for the user
         if type(error).__module__.startswith("minigpt4."):
-            raise Refused(str(error), 5) from error
+            raise Refused(str(error), getattr(error, "exit_code", 5)) from error
         raise
 
 

@@ -10,6 +10,8 @@ _WHY = {
 class SwitchedOff(RuntimeError):
     """A part of upstream that this port does not carry was asked for."""
 
+    exit_code = 2  # of run_predict.py
+
 
 def refuse(part: str) -> None:
     """Raise SwitchedOff for `part`, one of the keys of the table above."""

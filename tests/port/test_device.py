@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import types
 
 import pytest
 import torch
 from port_models import device as device_module
-from port_models.device import DeviceUnavailable, compute_dtype, resolve_device, select_device, synchronize
+from port_models.device import (
+    DeviceUnavailable,
+    compute_dtype,
+    hide_torch_npu,
+    resolve_device,
+    select_device,
+    synchronize,
+)
 
 
 @pytest.fixture
@@ -105,6 +113,45 @@ def test_torch_npu_without_cann_names_set_env(npu, monkeypatch):
     monkeypatch.setattr(device_module.importlib, "import_module", fail)
     with pytest.raises(DeviceUnavailable, match=r"(?s)libhccl\.so.*set_env\.sh"):
         resolve_device("auto")
+
+
+@pytest.mark.parametrize("error", [ImportError("x"), OSError("x"), RuntimeError("x")])
+def test_whatever_loading_torch_npu_raises_is_explained(npu, monkeypatch, error):
+    npu()
+
+    def fail(name):
+        raise error
+
+    monkeypatch.setattr(device_module.importlib, "import_module", fail)
+    with pytest.raises(DeviceUnavailable, match="set_env"):
+        resolve_device("npu:0")
+
+
+def test_a_hidden_torch_npu_is_found_by_nobody(tmp_path, monkeypatch):
+    (tmp_path / "torch_npu.py").write_text("raise ImportError('libhccl.so')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torch_npu", None)
+    monkeypatch.delitem(sys.modules, "torch_npu")  # both undone after the test
+    assert importlib.util.find_spec("torch_npu") is not None
+    hide_torch_npu()
+    assert importlib.util.find_spec("torch_npu") is None
+    with pytest.raises(DeviceUnavailable, match="not installed"):
+        resolve_device("npu:0")
+
+
+def test_a_loaded_torch_npu_is_not_hidden(npu):
+    npu()
+    loaded = sys.modules["torch_npu"]
+    hide_torch_npu()
+    assert sys.modules["torch_npu"] is loaded
+
+
+def test_selecting_a_gpu_makes_it_the_current_one(monkeypatch):
+    """Without it, what is allocated without naming a device goes to card 0."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    select_device(torch.device("cuda", 1))
+    assert chosen == [torch.device("cuda", 1)]
 
 
 def test_no_card_is_said(npu):

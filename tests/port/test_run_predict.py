@@ -77,9 +77,69 @@ def test_a_file_that_is_no_picture_exits_2(files, capsys):
     assert "cannot be read as a picture" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
+    path = tmp_path / ("picture.tiff" if mode in ("CMYK", "I;16") else "picture.png")
+    Image.new(mode, (8, 8)).save(path)
+    with Image.open(path) as saved:
+        assert saved.mode == mode
+    assert run_predict.open_picture(path).mode == "RGB"
+
+
+def test_a_picture_that_is_too_large_exits_2(files, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert run_predict.main(files) == 2
+    assert "decompression bomb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--max-new-tokens", "0", "--max-new-tokens 0: give a number from 1 to 1999"),
+        ("--max-new-tokens", "-3", "--max-new-tokens -3: give"),
+        ("--max-new-tokens", "3000", "--max-new-tokens 3000: give"),
+        ("--seed", "-1", "--seed -1: give"),
+        ("--prompt", "what is <ImageHere>", "--prompt: leave <ImageHere> out"),
+    ],
+)
+def test_what_no_model_could_answer_exits_2(files, capsys, option, value, message):
+    assert run_predict.main([*files, f"{option}={value}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_largest_length_that_fits_is_said():
+    run_predict.check_length(prompt=100, answer=1900)
+    with pytest.raises(run_predict.Refused, match="largest that fits is 1900") as refusal:
+        run_predict.check_length(prompt=100, answer=1901)
+    assert refusal.value.code == 2
+    with pytest.raises(run_predict.Refused, match="--prompt: with the picture it has 2000 tokens"):
+        run_predict.check_length(prompt=2000, answer=1)
+
+
 def test_outside_a_workspace_it_says_where_to_run(files, capsys):
     assert run_predict.main(files) == 2
     assert "run the copy in the folder that apply.py --workspace made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "npu"])
+def test_the_device_is_made_the_current_one(tmp_path, monkeypatch, kind):
+    from port_models import device as real
+
+    calls = []
+    stand_in = types.SimpleNamespace(
+        resolve_device=lambda spec: types.SimpleNamespace(type=spec),
+        select_device=lambda device: calls.append(("select", device.type)),
+        hide_torch_npu=lambda: calls.append("hide"),
+    )
+    assert all(hasattr(real, name) for name in vars(stand_in))
+    for name in ("minigpt4", "minigpt4.models"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "minigpt4.models.device", stand_in)
+    (tmp_path / "minigpt4" / "common").mkdir(parents=True)
+    (tmp_path / "minigpt4" / "common" / "config.py").touch()
+    monkeypatch.setattr(run_predict, "WORKSPACE", tmp_path)
+    assert run_predict.pick_device(kind).type == kind
+    assert calls == ([] if kind == "npu" else ["hide"]) + [("select", kind)]
 
 
 @pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError("oh"), 70), (KeyboardInterrupt(), 130)])
@@ -246,10 +306,30 @@ def test_the_answer_is_all_that_goes_to_standard_output(workspace, options, else
     assert "12 tokens in" in done.stderr
 
 
+YAMLS = {
+    "not YAML": "model: [1",
+    "a tab": "model:\n\tarch: minigpt4\n",
+    "a list": "- 1",
+    "a word": "hello",
+    "nothing": "",
+    "no datasets": "model: {arch: minigpt4, model_type: pretrain_vicuna0}\nrun: {task: x}\n",
+    "another arch": "model: {arch: blip, model_type: x}\nrun: {task: x}\ndatasets: {a: 1}\n",
+    "no model type": "model: {arch: minigpt4}\nrun: {task: x}\ndatasets: {a: 1}\n",
+    "no processor": "model: {arch: minigpt4, model_type: pretrain_vicuna0}\nrun: {task: x}\ndatasets: {a: {b: 1}}\n",
+    "odd dataset": "model: {arch: minigpt4, model_type: pretrain_vicuna0}\nrun: {task: x}\ndatasets: {a: 1}\n",
+}
+
+
 @pytest.fixture(scope="module")
 def results(workspace, options, tmp_path_factory):
     """(exit code, answer, log) of many calls, in one process because importing takes seconds."""
     nowhere = ["--options", "model.ckpt=/nowhere/ckpt.pth"]
+    damaged = tmp_path_factory.mktemp("damaged")
+    (damaged / "tokenizer.model").write_text("<html>Sign in</html>")
+    folder = tmp_path_factory.mktemp("pictures")
+    pictures = {mode: folder / f"{mode}.png" for mode in ("RGBA", "L")}
+    for mode, path in pictures.items():
+        Image.linear_gradient("L").convert(mode).save(path)
     calls = {
         "greedy": [*CPU, "--greedy", *options],
         "greedy, another seed": [*CPU, "--greedy", "--seed", "7", *options],
@@ -262,9 +342,25 @@ def results(workspace, options, tmp_path_factory):
         "no weights": [*CPU, *nowhere],
         "no tokenizer": [*CPU, *options, f"model.llama_model={tmp_path_factory.mktemp('empty')}"],
         "low_resource": [*CPU, *options, "model.low_resource=True"],
+        **{f"seed {seed}": [*CPU, "--max-new-tokens", "300", "--seed", str(seed), *options] for seed in range(4)},
+        "too long": [*CPU, "--max-new-tokens", "1980", *options],
+        "RGBA": [*CPU, "--greedy", "--image-path", str(pictures["RGBA"]), *options],
+        "L": [*CPU, "--greedy", "--image-path", str(pictures["L"]), *options],
+        "minigpt_v2": [*CPU, "--cfg-path", "eval_configs/minigptv2_eval.yaml", *options],
+        "lora": [*CPU, *options, "model.lora_r=64"],
+        "no lora": [*CPU, *options, "model.lora_r=0", "run.task=anything"],
+        "no value": [*CPU, *options, "foo"],
+        "unknown key": [*CPU, *options, "model.low_resorce=True"],
+        "unknown section": [*CPU, *options, "modle.ckpt=x"],
+        "another model type": [*CPU, *options, "model.model_type=pretrain_llama2"],
+        "no ckpt": [*CPU, *options, "model.ckpt="],
+        "bad tokenizer": [*CPU, *options, f"model.llama_model={damaged}"],
         "npu": [*BASE, "--npu-id", "0", *options],
         "not a device": [*BASE, "--device", "gpu0", *options],
     }
+    for name, content in YAMLS.items():
+        (folder / f"{name}.yaml").write_text(content)
+        calls[name] = [*CPU, "--cfg-path", str(folder / f"{name}.yaml"), *options]
     done = subprocess.run(
         [sys.executable, "-c", SEVERAL, str(workspace)],
         input=json.dumps(list(calls.values())),
@@ -305,7 +401,67 @@ def test_missing_weights_exit_5_and_are_all_named(results):
     assert "apply.py --set model_path=FOLDER" in log
     code, _, log = results["no tokenizer"]
     assert code == 5
-    assert "has no tokenizer.model" in log
+    assert "tokenizer.model does not exist" in log
+
+
+@pytest.mark.upstream
+def test_300_sampled_tokens_under_every_seed(results):
+    """The synthetic weights, as Vicuna v0's, have a token more than the tokenizer."""
+    for seed in range(4):
+        code, answer, log = results[f"seed {seed}"]
+        assert code == 0, log
+        assert answer.strip()
+
+
+@pytest.mark.upstream
+def test_a_length_that_would_drop_the_picture_exits_2(results):
+    code, answer, log = results["too long"]
+    assert (code, answer) == (2, "")
+    assert "The largest that fits is 1" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.upstream
+def test_pictures_of_other_modes_are_answered(results):
+    assert results["RGBA"][0] == results["L"][0] == 0
+    assert results["RGBA"][1] == results["L"][1] != results["greedy"][1]
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("minigpt_v2", "run_predict: minigpt_v2 is switched off by the Ascend overlay"),
+        ("lora", "run_predict: LoRA is switched off by the Ascend overlay"),
+        ("no value", "--options foo: write KEY=VALUE"),
+        ("unknown key", "--options model.low_resorce: there is no such key; the nearest is model.low_resource."),
+        ("unknown section", "--options modle.ckpt: there is no such key; the nearest is model.ckpt."),
+        ("another model type", "choose it by --cfg-path"),
+        *((name, "eval_configs/minigpt4_eval.yaml") for name in YAMLS if name != "no model type"),
+        ("no model type", "model.model_type must be one of pretrain_vicuna0, pretrain_llama2"),
+    ],
+)
+def test_a_configuration_that_no_run_can_follow_exits_2(results, name, message):
+    code, answer, log = results[name]
+    assert (code, answer) == (2, ""), log
+    assert message in log
+    assert "Traceback" not in log
+    assert log.count("\n") == 1
+
+
+@pytest.mark.upstream
+def test_harmless_options_are_followed(results):
+    assert results["no lora"][0] == 0, results["no lora"][2]
+
+
+@pytest.mark.upstream
+def test_damaged_and_empty_weights_exit_5(results):
+    code, _, log = results["bad tokenizer"]
+    assert code == 5
+    assert "tokenizer.model is not a sentencepiece model" in log
+    code, _, log = results["no ckpt"]
+    assert code == 5
+    assert "  ckpt: (empty)\n" in log
 
 
 @pytest.mark.upstream
@@ -340,3 +496,61 @@ def test_an_old_torch_npu_is_refused_with_the_minimum(workspace, elsewhere, tmp_
     done = subprocess.run([sys.executable, str(workspace / "run_predict.py"), *BASE, "--npu-id", "0"], **elsewhere)
     assert done.returncode == 5
     assert "torch_npu 2.0.1.post1 is too old: the minimum is 2.1." in done.stderr
+
+
+@pytest.fixture
+def without_cann(elsewhere, tmp_path):
+    """A stand-in torch_npu that torch loads by itself, in a shell where CANN's set_env.sh was forgotten."""
+    package = tmp_path / "npu" / "torch_npu"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('libhccl.so: cannot open shared object file')\n")
+    info = tmp_path / "npu" / "torch_npu-2.13.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.13.0\n")
+    (info / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
+    elsewhere["env"]["PYTHONPATH"] = str(tmp_path / "npu")
+    elsewhere["env"].pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
+    return elsewhere
+
+
+@pytest.mark.upstream
+def test_without_cann_the_npu_names_set_env_and_the_cpu_works(workspace, options, without_cann):
+    done = subprocess.run([sys.executable, "-c", "import torch"], **without_cann)
+    if done.returncode == 0:
+        pytest.skip("this PyTorch loads no backends by itself")
+    command = [sys.executable, str(workspace / "run_predict.py"), *BASE, *options]
+    done = subprocess.run([*command, "--npu-id", "0"], **without_cann)
+    assert done.returncode == 5, done.stderr
+    assert "source /usr/local/Ascend/ascend-toolkit/set_env.sh" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = subprocess.run([*command, "--device", "cpu"], **without_cann)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.upstream
+def test_a_closed_pipe_ends_quietly(workspace, options, elsewhere):
+    command = [sys.executable, str(workspace / "run_predict.py"), *CPU, "--max-new-tokens", "200", *options]
+    with subprocess.Popen(
+        command, cwd=elsewhere["cwd"], env=elsewhere["env"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        log = process.stderr.read()
+    assert process.returncode == 141
+    assert "Traceback" not in log
+    assert "BrokenPipe" not in log
+
+
+@pytest.mark.parametrize("text", ["caf\u00e9 \u4e2d", "plain"])
+def test_a_terminal_that_knows_ascii_only(files, text):
+    code = (
+        "import sys, runpy; module = runpy.run_path(sys.argv[1]); main = module['main']\n"
+        f"main.__globals__['answer'] = lambda args: print({text!r})\n"
+        "sys.exit(main(sys.argv[2:]))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code, str(OVERLAY / "run_predict.py"), *files]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == text.encode("ascii", "backslashreplace").decode()

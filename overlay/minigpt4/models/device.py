@@ -60,6 +60,12 @@ def select_device(device: torch.device) -> None:
         torch.npu.set_device(device)
 
 
+def hide_torch_npu() -> None:
+    """For a run without NPU: transformers imports torch_npu wherever it is installed, and fails without CANN."""
+    if _torch_npu_installed():
+        sys.modules.setdefault("torch_npu", None)  # type: ignore[arg-type]  # None: find_spec and import find nothing
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has finished what was sent to it; nothing to do on the CPU."""
     device = torch.device(device)
@@ -100,7 +106,7 @@ def _npu(index: int) -> torch.device:
         )
     try:
         torch_npu = importlib.import_module("torch_npu")
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         raise DeviceUnavailable(
             f"torch_npu is installed but cannot be loaded: {error}. CANN's libraries are usually not on the "
             "path: run `source /usr/local/Ascend/ascend-toolkit/set_env.sh` and try again, or use --device cpu."
@@ -116,7 +122,7 @@ def _npu(index: int) -> torch.device:
 
 
 def _torch_npu_installed() -> bool:
-    return "torch_npu" in sys.modules or importlib.util.find_spec("torch_npu") is not None
+    return sys.modules.get("torch_npu") is not None or importlib.util.find_spec("torch_npu") is not None
 
 
 def _check_version(installed: str) -> None:
