@@ -58,6 +58,7 @@ def make_plan(
     repo = workspace.repo
     assert state.head.commit is not None
     committed, index = repo.tree(state.head.commit), read_index(repo)
+    workspace.refuse_second_worktree(state)
     if index.unmerged:
         raise SaveYourWork(f"{workspace.folder} has unmerged files.", fix="Resolve them first; see git status.")
     edits = find_hand_edits(repo, project.rules, committed)

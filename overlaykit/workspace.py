@@ -19,6 +19,7 @@ from .build import read_settings
 from .errors import FixTheCommand, SaveYourWork
 from .gitrepo import Repo
 from .gitrun import execute, isolated
+from .report import how_to_call
 from .sources import CLONING, is_free, take_lock
 from .swap import Head, Journal, Recovered, read_head, read_journal, recover, write_file
 
@@ -117,6 +118,21 @@ class Workspace:
             if (self.repo.git_dir / name).exists():
                 fix = f"Finish or abort it first, e.g. git -C {quote(str(self.folder))} status"
                 raise SaveYourWork(f"{self.folder} is in the middle of a {verb}.", fix=fix)
+
+    def refuse_second_worktree(self, state: State) -> None:
+        """Raise SaveYourWork where branch overlay is checked out in another worktree of the same repository."""
+        if not any((self.repo.git_dir / name).exists() for name in ("worktrees", "commondir")):
+            return
+        blocks = self.repo.line("worktree", "list", "--porcelain").split("\n\n")
+        holders = [rows[0].partition(" ")[2] for rows in (b.split("\n") for b in blocks) if f"branch {BRANCH}" in rows]
+        others = [path for path in holders if Path(path).resolve() != self.folder]
+        if len(holders) > (state.head.branch == BRANCH) and others:
+            raise SaveYourWork(
+                f"Branch overlay is checked out in {others[0]}, another worktree of the same repository.",
+                "Worktrees share their branches: moved here, the branch would no longer fit the files there.",
+                f"Choose another --workspace, or go back there first: {how_to_call()} revert --workspace"
+                f" {quote(others[0])}\nIf that folder is gone: git -C {quote(str(self.folder))} worktree prune",
+            )
 
 
 def open_workspace(folder: Path) -> Workspace | None:
