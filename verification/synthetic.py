@@ -26,7 +26,9 @@ from verification.synthetic_tensors import BERT, LLM, VIT, Tensors, blip2, eva_v
 from verification.synthetic_text import train_tokenizer
 
 VERSION = 2  # of the generator: raise it whenever the numbers or the files change
-MARKER = "synthetic_weights"  # key in config.json and in the .pth files that are dicts of dicts; verify looks for it
+# Key in the language models' config.json, the one place where verify looks: with a random language model no answer can
+# be judged, whatever the other files hold. The .pth files that have room for it carry it too, for who opens them.
+MARKER = "synthetic_weights"
 
 
 def write_tiny(folder: str | os.PathLike[str], seed: int = 0) -> Path:
