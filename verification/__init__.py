@@ -7,7 +7,9 @@ verify.py is the command line. Knows nothing of git and patches, only the lock t
     compare     how far they may be apart, and one stage as a line of the report
     oracle      the reference: an independent MiniGPT-4 made of Hugging Face parts
     port        what is under test: the patched workspace, or the overlay alone
-    weights     which files, are they there, did every tensor arrive
+    decoding    what is asked of its language model
+    weights     which files, did every tensor arrive
+    present     are the files there, and the published ones
     answers     prompts, and the judge of what was said
     tree        the workspace against the lock
     memory      whether this host can hold the reference

@@ -119,7 +119,21 @@ def find_pictures(images: str, workspace: Path, prompts: Prompts) -> tuple[Path,
     known = [path for path in inside if path.name in prompts.pictures]
     if not inside:
         raise FixTheCommand(f"{found} holds no picture.", f"Looked for {', '.join(PICTURES)}.")
+    for path in known or inside:
+        check_readable(path)
     return tuple(known or inside)
+
+
+def check_readable(path: Path) -> None:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:  # then nothing can be loaded either, which has a line of its own
+        return
+    try:
+        with Image.open(path) as picture:
+            picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise FixTheCommand(f"--images: {path} cannot be read as a picture.", str(error)) from error
 
 
 def check_pictures(pictures: Sequence[Path], prompts: Prompts) -> tuple[Check, ...]:

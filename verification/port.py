@@ -13,6 +13,7 @@ import importlib
 import sys
 import types
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from verification import oracle
+from verification.decoding import Answer, decoder_logits, forced_logits, greedy_ids, read_answer
 from verification.weights import WeightFiles
 
 Parameters = dict[str, dict[str, Tensor]]  # YAML key -> name in the file -> what the model holds
@@ -36,26 +38,22 @@ class Encoded:
     embeddings: Tensor
 
 
-@dataclass(frozen=True)
-class Answer:
-    text: str
-    stopped: bool  # by a stop word or the end token, not by length
-    tokens: int
-
-
 class PatchedUpstream:
     """A workspace in this process. One per process: Python can import only one `minigpt4`."""
 
     qformer_is_reference = False
 
-    def __init__(self, workspace: Path, cfg_path: str, files: WeightFiles, device: str) -> None:
+    def __init__(
+        self, workspace: Path, cfg_path: str, files: WeightFiles, device: str, others: Mapping[str, Path]
+    ) -> None:
+        """others: YAML key -> path, instead of what the YAML says; of an untouched configuration none."""
         self.files = files
         sys.path.insert(0, str(workspace))
         run_predict = importlib.import_module("run_predict")
         with contextlib.redirect_stdout(sys.stderr):  # upstream prints its progress
             self.device = run_predict.pick_device(device)
             config = run_predict.read_config(argparse.Namespace(cfg_path=str(workspace / cfg_path), options=None))
-            for key, path in files.items.items():
+            for key, path in others.items():
                 config.model_cfg[key] = str(path)
             self.chat, self.conversation = run_predict.build_chat(config, self.device)
         self.model = self.chat.model
@@ -109,11 +107,10 @@ class PatchedUpstream:
 
     @torch.no_grad()
     def answer(self, question: str, embeddings: Tensor, max_new_tokens: int) -> Answer:
-        """Greedy, with upstream's stop words, cut as Chat.answer cuts it."""
+        """Greedy, with upstream's stop words."""
         options = self._options(question, embeddings, max_new_tokens)
         ids = self.chat.model_generate(**{**options, "do_sample": False})[0].tolist()
-        text = self.model.llama_tokenizer.decode(ids, skip_special_tokens=True)
-        return Answer(text.split("###")[0].strip(), len(ids) < max_new_tokens, len(ids))
+        return read_answer(self.model.llama_tokenizer, ids)
 
     def parameters(self) -> Parameters:
         state = self.model.state_dict()
@@ -201,10 +198,16 @@ class OverlayAlone:
         return forced_logits(self.decoder, prompt, ids)
 
     def answer(self, question: str, embeddings: Tensor, max_new_tokens: int) -> Answer:
-        """Greedy; "###" ends it, as upstream's stop words do."""
-        ids = self.greedy(self.prompt(question, embeddings), max_new_tokens)
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return Answer(text.split("###")[0].strip(), "###" in text or len(ids) < max_new_tokens, len(ids))
+        """Greedy; the overlay's stop words end it, as they do in upstream's Chat."""
+        stops = self.parts("models.answer_stream").stop_ids(self.tokenizer)
+        prompt = self.prompt(question, embeddings)
+
+        def stop(ids: Tensor, _: Any) -> bool:
+            return any(ids[0, -len(word) :].tolist() == word for word in stops)
+
+        with torch.no_grad():
+            ids = greedy_ids(self.decoder, prompt, max_new_tokens, stopping_criteria=[stop])
+        return read_answer(self.tokenizer, list(ids))
 
     def parameters(self) -> Parameters:
         return {
@@ -212,33 +215,6 @@ class OverlayAlone:
             "ckpt": {"llama_proj.weight": self.projection.weight, "llama_proj.bias": self.projection.bias},
             "encoder": eager_parameters(self.encoder),
         }
-
-
-def decoder_logits(decoder: Any, embed: Any, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
-    follow = embed(torch.tensor([ids], device=prompt.device)).to(prompt.dtype)
-    inputs = torch.cat((prompt, follow), dim=1)
-    mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
-    return decoder(inputs_embeds=inputs, attention_mask=mask).logits
-
-
-def greedy_ids(decoder: Any, prompt: Tensor, max_new_tokens: int, **options: Any) -> tuple[int, ...]:
-    mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-    options.update(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-    return tuple(decoder.generate(inputs_embeds=prompt, attention_mask=mask, **options)[0].tolist())
-
-
-def forced_logits(decoder: Any, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
-    """Run generate itself, its prefill and its one-token steps over the cache, along `ids`."""
-    seen: list[Tensor] = []
-
-    def force(_: Tensor, scores: Tensor) -> Tensor:
-        seen.append(scores[:, None].clone())
-        only = torch.full_like(scores, -torch.inf)
-        only[:, ids[len(seen) - 1]] = 0
-        return only
-
-    greedy_ids(decoder, prompt, len(ids), logits_processor=[force])
-    return torch.cat(seen, dim=1)
 
 
 def eager_parameters(encoder: Any) -> dict[str, Tensor]:

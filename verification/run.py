@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from overlaykit.errors import FixTheCommand
-from verification import answers, weights
+from verification import answers, present, weights
 from verification.report import Check, Outcome, Report
 from verification.synthetic import cached_tiny
 from verification.tree import check_tree
@@ -27,6 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 TINY = "tiny"
+DEVICE = re.compile(r"auto|cpu|(cuda|npu)(:\d+)?|\d+")  # the forms that the overlay's device.py takes
 NEXT_STEP = (
     "Weights are missing. Put them where the lines above say, or set their place with\n"
     "    python apply.py --workspace {workspace} --set model_path=FOLDER\n"
@@ -57,12 +59,16 @@ def verify_workspace(request: Request) -> Report:
         )
     files = weights.from_workspace(workspace, request.cfg_path)
     if request.weights:
-        files = weights.from_folder(weights_folder(request.weights), files.model_type)
+        configured = files
+        files = weights.from_folder(weights_folder(request.weights), configured.model_type)
+        if not files.marker and configured.encoder_file.is_file():  # the .om or .onnx that is to be used
+            files = replace(files, encoder=configured.encoder)
 
     def load() -> Any:
         from verification.port import PatchedUpstream
 
-        return PatchedUpstream(workspace, request.cfg_path, files, request.device)
+        others = files.items if request.weights else {}
+        return PatchedUpstream(workspace, request.cfg_path, files, request.device, others)
 
     checks = check_tree(request.project, workspace)
     return _verify(f"patched MiniGPT-4 in {workspace}", request, workspace, files, checks, load)
@@ -108,13 +114,15 @@ def _verify(
     checks: tuple[Check, ...],
     load: Callable[[], Any],
 ) -> Report:
+    if not DEVICE.fullmatch(request.device.strip().lower()):
+        raise FixTheCommand(f"--device {request.device} is not a device.", "It takes auto, cpu, cuda:N or npu:N.")
     prompts = answers.load_prompts(request.project / "configs" / "prompts.yaml")
     pictures = answers.find_pictures(request.images, workspace, prompts)
     checks += answers.check_pictures(pictures, prompts)
-    present = weights.check_present(files, request.project / "configs" / "weights.yaml")
-    checks += present
+    there = present.check_present(files, request.project / "configs" / "weights.yaml")
+    checks += there
     device, hint = request.device, ""
-    if any(check.outcome is Outcome.NOT_RUN for check in present):
+    if any(check.outcome is Outcome.NOT_RUN for check in there):
         hint = NEXT_STEP.format(workspace=request.workspace)
     else:
         with contextlib.redirect_stdout(sys.stderr):  # upstream prints its progress
@@ -136,6 +144,8 @@ def _load(load: Callable[[], Any]) -> tuple[Any, Check]:
         detail = f"{error}. Install what inference needs: pip install '.[cpu]'"
         return None, Check("weights", name, Outcome.NOT_RUN, "not loaded", shows=shows, detail=detail)
     except Exception as error:  # the loaders' own classes live in the workspace
+        if getattr(error, "code", None) == 2:  # run_predict's Refused
+            raise FixTheCommand(str(error)) from error
         known = getattr(error, "code", None) == 5 or type(error).__name__ == "DeviceUnavailable"
         outcome = Outcome.NOT_RUN if known else Outcome.FAILED
         detail = str(error) if known else f"{type(error).__name__}: {error}"

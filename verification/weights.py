@@ -1,4 +1,4 @@
-"""Which weight files a run uses, whether they are there, and whether the loaded model holds exactly what they say."""
+"""Which weight files a run uses, and whether the loaded model holds exactly what they say."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ class WeightFiles:
 
 
 def from_workspace(workspace: Path, cfg_path: str = DEFAULT_CFG) -> WeightFiles:
-    """What the workspace's YAML files say, merged as upstream's Config does: the eval file over the model's file."""
+    """What the workspace's YAML files say, merged as upstream's Config does: the eval file over the model's file.
+
+    A path is taken as run_predict.py takes it: relative to the current folder, and "~" is a folder of that name.
+    """
     chosen = read_model_section(workspace / cfg_path)
     model_type = str(chosen.get("model_type"))
     if model_type not in MODEL_YAML:
@@ -80,7 +83,7 @@ def from_workspace(workspace: Path, cfg_path: str = DEFAULT_CFG) -> WeightFiles:
                 f"Looked in {MODEL_YAML[model_type]} and {cfg_path}.",
                 "Run apply.py on this workspace again.",
             )
-        return (workspace / value).expanduser() if not value.startswith("~") else Path(value).expanduser()
+        return Path(resolve(value))
 
     return WeightFiles(
         model_type=model_type,
@@ -91,6 +94,15 @@ def from_workspace(workspace: Path, cfg_path: str = DEFAULT_CFG) -> WeightFiles:
         q_former_model=path("q_former_model") if has_qformer else None,
         bert=path("bert") if has_qformer else None,
     )
+
+
+def resolve(value: str) -> str:
+    """Upstream reads its YAML by OmegaConf, which fills in ${oc.env:HOME} and the like."""
+    if "${" not in value:
+        return value
+    from omegaconf import OmegaConf
+
+    return str(OmegaConf.create({"value": value}).value)
 
 
 def from_folder(folder: Path, model_type: str = "pretrain_vicuna0") -> WeightFiles:
@@ -119,34 +131,6 @@ def read_model_section(path: Path) -> dict[str, Any]:
         ) from None
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise FixTheProjectFile(f"{path} has no readable `model:` section.", str(error).split("\n")[0]) from error
-
-
-def check_present(files: WeightFiles, known: Path) -> tuple[Check, ...]:
-    """One line per file: there or not, and of the published size. `known`: configs/weights.yaml."""
-    facts = yaml.safe_load(known.read_text(encoding="utf-8"))
-    return tuple(
-        _check_file(key, path, _facts_of(key, files, facts), files.marker) for key, path in files.items.items()
-    )
-
-
-def _facts_of(key: str, files: WeightFiles, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    llama2 = {"llama_model": "llama2_model", "ckpt": "llama2_ckpt"} if files.model_type == "pretrain_llama2" else {}
-    return facts[llama2.get(key, key)]
-
-
-def _check_file(key: str, path: Path, facts: Mapping[str, Any], synthetic: Any) -> Check:
-    name, shows = f"file {key}", "it is there; not what is in it"
-    needed = path / "config.json" if key in ("llama_model", "bert") else path
-    if not needed.exists():
-        detail = f"{needed} does not exist. It is {facts['name']}: {facts['source']}"
-        return Check("weights", name, Outcome.NOT_RUN, "missing", shows=shows, detail=detail)
-    size = path.stat().st_size if path.is_file() else None
-    if not synthetic and size is not None and facts["bytes"] and size != facts["bytes"]:
-        detail = f"{path} is cut off or another file. Download it again: {facts['source']}"
-        allowed = f"{facts['bytes']:,} bytes"
-        return Check("weights", name, Outcome.FAILED, f"{size:,} bytes", allowed, shows, detail)
-    measured = f"{size:,} bytes" if size is not None else "folder"
-    return Check("weights", name, Outcome.PASSED, measured, shows=shows, numbers={"path": str(path), "bytes": size})
 
 
 def check_loaded(files: WeightFiles, loaded: Mapping[str, Mapping[str, Tensor]]) -> tuple[Check, ...]:

@@ -9,7 +9,7 @@ import pytest
 
 from overlaykit.errors import FixTheCommand, FixTheProjectFile
 from verification import answers
-from verification.port import Answer
+from verification.decoding import Answer, read_answer
 from verification.report import Outcome
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -111,6 +111,49 @@ def test_real_weights_are_judged_and_synthetic_ones_are_not() -> None:
     synthetic = answers.ask_all(Talker(NPU[2]), asked, PROMPTS, synthetic=True)
     assert {check.outcome for check in synthetic} == {Outcome.NOT_JUDGED}
     assert all("not judged: synthetic weights" in check.shows for check in synthetic)
+
+
+class Words:
+    """A tokenizer of whole words; 0 is the end."""
+
+    eos_token_id = 0
+    words = ("</s>", "A man at a desk.", "###", "Human: more?", "##", "#")
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return "".join(self.words[i] for i in ids if i)
+
+
+@pytest.mark.parametrize(
+    ("ids", "text", "stopped"),
+    [
+        ([1, 2], "A man at a desk.", True),
+        ([1, 4, 5], "A man at a desk.", True),
+        ([1, 0], "A man at a desk.", True),
+        ([1], "A man at a desk.", False),
+        ([1, 2, 3], "A man at a desk.###Human: more?", False),  # the stop word did not stop it
+        ([1, 2, 3, 2], "A man at a desk.###Human: more?", True),
+    ],
+)
+def test_only_the_stop_word_that_ended_an_answer_is_cut(ids: list[int], text: str, stopped: bool) -> None:
+    answer = read_answer(Words(), ids)
+    assert (answer.text, answer.stopped) == (text, stopped)
+    leaks = [problem for problem in answers.judge(answer.text, stopped, OFFICE, PROMPTS) if 'contains "###"' in problem]
+    assert bool(leaks) is (3 in ids)
+
+
+def test_an_answer_that_runs_past_its_stop_word_fails() -> None:
+    (check,) = answers.ask_all(Talker(NPU[2] + "###Human: and?"), {Path(OFFICE.file): None}, PROMPTS, synthetic=False)
+    assert check.outcome is Outcome.FAILED
+    assert 'contains "###"' in check.detail
+
+
+@pytest.mark.parametrize("cut", [0, 3000])
+def test_what_is_no_picture_is_refused_at_once(tmp_path: Path, pictures: list[Path], cut: int) -> None:
+    file = tmp_path / "house.png"
+    file.write_bytes(pictures[0].read_bytes()[:cut] if cut else b"# README\n")
+    for images in (file, tmp_path):
+        with pytest.raises(FixTheCommand, match="cannot be read as a picture"):
+            answers.find_pictures(str(images), tmp_path, PROMPTS)
 
 
 def test_another_picture_under_a_known_name_is_caught(tmp_path: Path, pictures: list[Path]) -> None:

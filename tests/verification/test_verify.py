@@ -12,10 +12,26 @@ from pathlib import Path
 import pytest
 
 import verify
-from verification import demo
+from verification import demo, run
+from verification.report import Check, Outcome
 from verification.weights import DEFAULT_CFG, MODEL_YAML
 
 PROJECT = Path(__file__).resolve().parents[2]
+NOT_RUN = Check("weights", "all", Outcome.NOT_RUN, "missing")
+
+
+def bare_workspace(folder: Path) -> Path:
+    """As much of a workspace as verify reads before it loads the model; its weights are nowhere."""
+    keys = ("llama_model", "encoder", "vit_weights", "ckpt", "q_former_model", "bert")
+    texts = {
+        DEFAULT_CFG: "model: {model_type: pretrain_vicuna0}\n",
+        MODEL_YAML["pretrain_vicuna0"]: "model:\n" + "".join(f"  {key}: /nowhere/{key}\n" for key in keys),
+        "run_predict.py": "",
+    }
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
 
 
 def test_the_overlay_alone_is_verified_and_says_what_it_does_not_show(
@@ -27,6 +43,7 @@ def test_the_overlay_alone_is_verified_and_says_what_it_does_not_show(
     assert report["synthetic"] is True
     by_name = {check["name"]: check for check in report["checks"]}
     assert by_name["greedy ids"]["outcome"] == "ok"
+    assert by_name["encoder"]["shows"].startswith("eva_vit_g.pth: ")
     assert "nothing about the patches" in by_name["upstream"]["shows"]
     assert "both sides are Hugging Face's" in by_name["Q-Former"]["shows"]
     assert by_name["house"]["outcome"] == "not judged"
@@ -65,14 +82,45 @@ def test_missing_weights_are_5_and_name_the_way_out(
         (["--workspace", "/nowhere/at/all"], "apply.py --workspace"),
         (["--overlay-alone", "--weights", "/nowhere/at/all"], "is not a folder"),
         (["--overlay-alone", "--images", "/nowhere/at/all"], "does not exist"),
+        (["--overlay-alone", "--images", "README.md"], "cannot be read as a picture"),
+        (["--overlay-alone", "--images", "PICTURE", "--device", "gpu"], "--device gpu is not a device"),
     ],
 )
 def test_a_wrong_command_is_2_and_says_what_to_do(
-    tiny: Path, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    tiny: Path,
+    pictures: list[Path],
+    argv: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(PROJECT)
+    argv = [str(pictures[0]) if word == "PICTURE" else word for word in argv]
     weights = [] if "--weights" in argv else ["--weights", str(tiny)]
     assert verify.main([*argv, *weights]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["real", "tiny"])
+def test_a_folder_of_weights_keeps_the_encoder_of_the_configuration(
+    tiny: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """The workspace names an .om that is there: that is what is to be verified, unless the numbers are random."""
+    workspace = bare_workspace(tmp_path / "workspace")
+    folder = tmp_path / "set"
+    shutil.copytree(tiny, folder)
+    if given == "real":
+        config = folder / "weights" / "config.json"
+        config.write_text(config.read_text().replace("synthetic_weights", "other"))
+    model = workspace / MODEL_YAML["pretrain_vicuna0"]
+    om = tmp_path / "eva_vit_g.om"
+    om.touch()
+    model.write_text(model.read_text().replace("/nowhere/encoder", str(om)))
+    seen = []
+    monkeypatch.setattr(run.present, "check_present", lambda files, known: seen.append(files) or (NOT_RUN,))
+    assert verify.main(["--workspace", str(workspace), "--weights", str(folder), "--images", str(pictures[0])]) == 5
+    assert seen[0].encoder == (om if given == "real" else folder / "othfiles" / "eva_vit_g.pth")
+    assert seen[0].vit_weights == folder / "othfiles" / "eva_vit_g.pth"
 
 
 def test_an_absent_device_is_5(tiny: Path, pictures: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,14 +135,7 @@ def test_a_folder_that_no_git_knows_is_not_green(
     tiny: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without its .git a workspace cannot be compared with the lock."""
-    for name in (DEFAULT_CFG, MODEL_YAML["pretrain_vicuna0"], "run_predict.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(
-            "model: {model_type: pretrain_vicuna0}\n" if name == DEFAULT_CFG else "model: {}\n"
-        )
-    keys = ("llama_model", "encoder", "vit_weights", "ckpt", "q_former_model", "bert")
-    text = "model:\n" + "".join(f"  {key}: /nowhere/{key}\n" for key in keys)
-    (tmp_path / MODEL_YAML["pretrain_vicuna0"]).write_text(text)
+    bare_workspace(tmp_path)
     argv = ["--workspace", str(tmp_path), "--images", str(pictures[0]), "--json"]
     assert verify.main(argv) == 5
     report = json.loads(capsys.readouterr().out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from overlaykit.errors import FixTheCommand, FixTheProjectFile
-from verification import weights
+from verification import present, weights
 from verification.report import Outcome
 
 KNOWN = Path(__file__).resolve().parents[2] / "configs" / "weights.yaml"
@@ -44,8 +46,15 @@ def test_the_eval_file_is_laid_over_the_models_file(tmp_path: Path) -> None:
     assert files.encoder == Path("/else/eva.onnx")
     assert files.llama_model == Path("/data/weights")
     assert files.ckpt == Path("/data/ckpt.pth")
-    assert files.vit_weights == Path.home() / "eva_vit_g.pth"
-    assert files.q_former_model == tmp_path / "othfiles/blip2.pth"  # relative: to the workspace
+    # as upstream opens them: relative to the current folder, "~" is an ordinary name
+    assert files.vit_weights == Path("~/eva_vit_g.pth")
+    assert files.q_former_model == Path("othfiles/blip2.pth")
+
+
+def test_an_environment_variable_is_filled_in_as_upstream_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTS", "/mnt/weights")
+    files = weights.from_workspace(make_workspace(tmp_path, MODEL.replace("/data/om", "${oc.env:WEIGHTS}")))
+    assert files.encoder == Path("/mnt/weights/eva_vit_g.om")
 
 
 def test_without_a_qformer_its_files_are_not_asked_for(tmp_path: Path) -> None:
@@ -76,22 +85,57 @@ def test_no_workspace_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named_with_its_source(tiny: Path) -> None:
     files = replace(weights.from_folder(tiny), ckpt=Path("/nowhere/ckpt.pth"))
-    missing = [check for check in weights.check_present(files, KNOWN) if check.outcome is Outcome.NOT_RUN]
+    missing = [check for check in present.check_present(files, KNOWN) if check.outcome is Outcome.NOT_RUN]
     assert [check.name for check in missing] == ["file ckpt"]
     assert "/nowhere/ckpt.pth does not exist" in missing[0].detail
     assert "drive.google.com" in missing[0].detail
 
 
-def test_a_real_set_with_a_file_of_the_wrong_size_is_caught(tiny: Path, tmp_path: Path) -> None:
-    real = tmp_path / "weights"
-    shutil.copytree(tiny / "weights", real)
-    config = json.loads((real / "config.json").read_text())
+@pytest.fixture
+def real(tiny: Path, tmp_path: Path) -> weights.WeightFiles:
+    """The synthetic set without its marker: it passes for a real one."""
+    folder = tmp_path / "set"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "weights" / "config.json").read_text())
     del config["synthetic_weights"]
-    (real / "config.json").write_text(json.dumps(config))
-    checks = weights.check_present(replace(weights.from_folder(tiny), llama_model=real), KNOWN)
+    (folder / "weights" / "config.json").write_text(json.dumps(config))
+    return weights.from_folder(folder)
+
+
+def test_a_real_set_with_a_file_of_the_wrong_size_is_caught(real: weights.WeightFiles) -> None:
+    checks = present.check_present(real, KNOWN)
     failed = {check.name: check for check in checks if check.outcome is Outcome.FAILED}
     assert set(failed) == {"file vit_weights", "file ckpt", "file q_former_model"}
     assert "cut off or another file" in failed["file ckpt"].detail
+
+
+def test_a_real_file_of_the_right_size_and_another_content_is_caught(
+    real: weights.WeightFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = yaml.safe_load(KNOWN.read_text())
+    for key, path in real.items.items():
+        if path.is_file():
+            facts[key].update(bytes=path.stat().st_size)
+    known = tmp_path / "weights.yaml"
+    for content, outcome in ((real.ckpt.read_bytes(), Outcome.PASSED), (b"other", Outcome.FAILED)):
+        facts["ckpt"]["sha256"] = hashlib.sha256(content).hexdigest()
+        known.write_text(yaml.safe_dump(facts))
+        by_name = {check.name: check for check in present.check_present(real, known)}
+        assert by_name["file ckpt"].outcome is outcome
+        assert by_name["file vit_weights"].outcome is Outcome.FAILED  # its sum is the published one
+    assert str(real.ckpt) in by_name["file ckpt"].detail
+    assert "drive.google.com" in by_name["file ckpt"].detail
+    assert f"sha256 of {real.vit_weights}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.model", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"]
+)
+def test_a_hole_in_the_language_model_is_missing(real: weights.WeightFiles, name: str) -> None:
+    (real.llama_model / name).unlink()
+    check = next(check for check in present.check_present(real, KNOWN) if check.name == "file llama_model")
+    assert check.outcome is Outcome.NOT_RUN
+    assert name in check.detail
 
 
 def test_every_tensor_of_every_file_is_in_the_model(port: Any) -> None:
