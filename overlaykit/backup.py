@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import SaveYourWork
-from .gitrepo import Entry, Repo
+from .gitrepo import AUTHOR, Entry, Repo
 from .survey import Index, Obstacle, Reason
-
-AUTHOR = "overlay <overlay@localhost>"
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ from pathlib import Path, PurePosixPath
 from .configs import Rules, Value, rewrite
 from .errors import FixTheProjectFile, RebaseThePatch
 from .fit import Misfit, explain
-from .gitrepo import Entry, Repo
+from .gitrepo import AUTHOR, Entry, Repo
 from .patchfile import FileChange, Patch
 
-AUTHOR = "overlay <overlay@localhost>"
 _SETTING = re.compile(r"^Setting: (\w+) = (\".*\")$", re.MULTILINE)
 
 
@@ -107,13 +106,8 @@ def _write_settings(settings: Mapping[str, str]) -> str:
 def _tree_and_date(repo: Repo, commit: str) -> tuple[str, str]:
     """The tree, and the committer's "seconds zone": commits without a date of their own take that of the base."""
     header = repo.line("cat-file", "commit", commit).partition("\n\n")[0]
-    tree, date = (
-        re.search(r"^tree (\w+)$", header, re.MULTILINE),
-        re.search(r"^committer .*> (.*)$", header, re.MULTILINE),
-    )
-    assert tree, header
-    assert date, header
-    return tree[1], date[1]
+    fields = dict(row.split(" ", 1) for row in header.split("\n") if row.startswith(("tree ", "committer ")))
+    return fields["tree"], fields["committer"].rpartition("> ")[2]
 
 
 def _apply(repo: Repo, patch: Patch, files: dict[str, Entry], tree: str) -> str:

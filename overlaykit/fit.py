@@ -8,7 +8,6 @@ plus one rule of ours: the file must be the very one the patch was made from, be
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 import shlex
 from collections import defaultdict
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .enclosing import enclosing
+from .gitrepo import blob_id
 from .nearest import nearest
 from .patchfile import FileChange, Hunk, Patch
 
@@ -217,8 +217,3 @@ def _shown(text: str | None) -> str:
         return "(end of the file)"
     readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return readable[:-1] if readable.endswith("\n") else readable + "  (no newline at the end of the file)"
-
-
-def blob_id(data: bytes) -> str:
-    """The id git gives to a file of these bytes."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -18,6 +18,7 @@ from .errors import FixTheCommand, OverlayError
 from .gitrun import GitResult, execute, isolated
 
 NO_BLOB = "0" * 40
+AUTHOR = "overlay <overlay@localhost>"
 
 # Settings of the repository itself that could change what is built or written. core.fileMode, core.symlinks and
 # core.ignoreCase describe the file system and stay.
@@ -176,6 +177,7 @@ WHO = {"GIT_COMMITTER_NAME": "overlay", "GIT_COMMITTER_EMAIL": "overlay@localhos
 
 
 def blob_id(data: bytes) -> str:
+    """The id git gives to a file of these bytes."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 

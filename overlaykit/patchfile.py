@@ -16,10 +16,9 @@ from pathlib import Path
 import unidiff
 
 from .errors import FixTheProjectFile
+from .gitrepo import NO_BLOB
 from .mail import broken, read_mail
 from .patchrules import check_modes, check_order, check_path
-
-NO_BLOB = "0" * 40
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from patchmaker import make_patch, make_repo
 
 from overlaykit.enclosing import enclosing
-from overlaykit.fit import Misfit, blob_id, explain
+from overlaykit.fit import Misfit, explain
+from overlaykit.gitrepo import blob_id
 from overlaykit.patchfile import Patch, parse_patch
 from overlaykit.series import read_series
 

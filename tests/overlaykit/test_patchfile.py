@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from patchmaker import CLEAN, git, make_patch, make_repo, write_tree
 
 from overlaykit.errors import FixTheProjectFile
-from overlaykit.patchfile import NO_BLOB, FileChange, Patch, parse_patch, read_patch
+from overlaykit.gitrepo import NO_BLOB
+from overlaykit.patchfile import FileChange, Patch, parse_patch, read_patch
 
 OLD = {"pkg/a.py": b"".join(b"line %d\n" % n for n in range(1, 41)), "gone.txt": b"bye\n", "tail.txt": b"a\nb"}
 NEW = {

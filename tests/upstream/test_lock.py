@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from overlaykit.build import build
 from overlaykit.gitrepo import Repo
+from overlaykit.gitrun import isolated
 from overlaykit.project import read_project
 
 pytestmark = pytest.mark.upstream
@@ -27,7 +29,10 @@ def test_git_am_gives_the_tree_before_the_overlay(upstream_repo: Path, tmp_path:
     project = read_project(ROOT)
     clone, scratch = tmp_path / "clone", tmp_path / "scratch"
     scratch.mkdir()
-    subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(upstream_repo), str(clone)], check=True)
+    # A developer's own git configuration (hooks, signing, line ends) must not decide.
+    clean = {**{name: value for name, value in os.environ.items() if not name.startswith("GIT_")}, **isolated()}
+    command = ["git", "clone", "--quiet", "--no-checkout", str(upstream_repo), str(clone)]
+    subprocess.run(command, env=clean, check=True)
     repo = Repo(clone / ".git", clone)
     files = repo.tree(project.upstream.commit)
     # A mirror may lack blobs that no patch touches (a PDF); git am insists on all, so leave those out on both sides.
@@ -35,7 +40,8 @@ def test_git_am_gives_the_tree_before_the_overlay(upstream_repo: Path, tmp_path:
     missing = [path for path, blob in zip(files, found) if blob is None]
 
     def git(*args: str) -> None:
-        subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@localhost", *args], cwd=clone, check=True)
+        command = ["git", "-c", "user.name=A", "-c", "user.email=a@localhost", *args]
+        subprocess.run(command, cwd=clone, env=clean, check=True)
 
     git("read-tree", project.upstream.commit)
     if missing:
