@@ -183,11 +183,14 @@ def test_weight_files_beside_the_graph(exporter: ModuleType, graph_module: Modul
         )
         assert len(os.listdir(unproven)) == 2
         graph_module._name_weight_files_after(unproven / f"{name}.onnx")
+        graph_module.write_ln_vision(unproven / f"{name}.onnx", None)
         (folder / f"{name}.om").touch()  # a neighbour that is none of the exporter's business
         (folder / f"{name}.weights.stale").touch()
         exporter.publish(unproven, name)
     for name, value in (("vicuna", 1.0), ("llama2", 2.0)):
         assert (features(folder / f"{name}.onnx", torch.zeros(8, 8)) == value).all()
+        proto = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+        assert [(entry.key, entry.value) for entry in proto.metadata_props] == [("ln_vision", "default")]
     assert sorted(file.partition(".weights.")[0] for file in os.listdir(folder)) == [
         "llama2", "llama2.om", "llama2.onnx", "vicuna", "vicuna.om", "vicuna.onnx",
     ]  # fmt: skip
