@@ -7,7 +7,10 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     build       THE file: base + patches + overlay + settings -> commits
     plan        settings, the build, and whether anything of the user's is in the way
     survey      looks at every file that would change, before anything is written
-    swap        the one exchange of the worktree; its journal; finish or undo after a kill
+    carry       carry a plan out: save, swap; recover first
+    swap        the one exchange of the worktree
+    journal     what a swap leaves on disk while it is at work; git's locks; writing a file at one stroke
+    recover     finish or undo a swap after a kill or a failure
     backup      --force: save first
     handedits   edits of YAML files: owned values become settings, the rest stays
     workspace   find, lock and read a clone

@@ -6,59 +6,76 @@ import os
 import shlex
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import SaveYourWork
 from .gitrepo import AUTHOR, Entry, Repo
-from .survey import Index, Obstacle, Reason
+from .survey import Index, Survey, files_at, outermost
+
+FOLDER = "refs/overlay/backup/"
+_EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 
 @dataclass(frozen=True)
 class Backup:
-    ref: str
-    files: bool  # False: it keeps commits only
+    refs: tuple[str, ...]
+    files: Mapping[str, Entry]  # what the worktree held; only what is here may be removed
 
 
-def save(repo: Repo, parents: tuple[str, ...], obstacles: tuple[Obstacle, ...], index: Index, scratch: Path) -> Backup:
-    """Save each obstacle's content in a commit on top of `parents`. A deleted file leaves nothing to save."""
+def save(repo: Repo, parents: tuple[str, ...], found: Survey, index: Index, scratch: Path) -> Backup:
+    """Save what the obstacles hold in a commit on top of `parents`, and what the index holds for them in another.
+
+    A deleted file leaves nothing to save.
+    """
     assert repo.worktree is not None
-    files = [path for obstacle in obstacles for path in _files_at(repo.worktree, obstacle)]
-    entries = dict(zip(files, _store(repo, files, scratch)))
+    names = [path + name for path in outermost(found.obstacles) for name in _files_at(repo.worktree / path)]
+    files = dict(zip(names, _store(repo, names, scratch)))
+    old = {change.path: change.old for change in found.changes}
     staged = {
         obstacle.path: index.entries[obstacle.path]
-        for obstacle in obstacles
-        if obstacle.reason is Reason.STAGED and obstacle.path in index.entries
+        for obstacle in found.obstacles
+        if obstacle.path in index.entries and index.entries[obstacle.path] != old.get(obstacle.path)
     }
     date = f"{int(time.time())} +0000"
+    name = time.strftime(f"{FOLDER}%Y%m%dT%H%M%SZ", time.gmtime())
+    taken = repo.line("for-each-ref", "--format=%(refname)", FOLDER).split("\n")
+    ref = next(ref for n in range(1, 10**6) if (ref := name if n == 1 else f"{name}-{n}") not in taken)
+    refs = {}
     if staged:
         parents = (_commit(repo, staged, parents, "overlay: staged before --force\n", date, scratch / "staged-index"),)
-    entries = {**staged, **entries}  # staged, then deleted from the worktree
-    tip = _commit(repo, entries, parents, "overlay: replaced by --force\n", date, scratch / "backup-index")
-    name = time.strftime("refs/overlay/backup/%Y%m%dT%H%M%SZ", time.gmtime())
-    taken = repo.line("for-each-ref", "--format=%(refname)", "refs/overlay/backup/").split("\n")
-    ref = next(ref for n in range(1, 10**6) if (ref := name if n == 1 else f"{name}-{n}") not in taken)
-    repo.update_refs({ref: tip})
-    return Backup(ref, bool(entries))
+        refs[f"{ref}-staged"] = parents[0]
+    refs[ref] = _commit(repo, files, parents, "overlay: replaced by --force\n", date, scratch / "backup-index")
+    repo.update_refs(refs)
+    return Backup(tuple(refs), files)
 
 
-def how_to_restore(folder: Path, ref: str) -> str:
-    """The command that brings saved files back; it touches no other file."""
-    return f"git -C {shlex.quote(str(folder))} restore --overlay --ignore-skip-worktree-bits --source={ref} -- ."
+def how_to_restore(repo: Repo, refs: Collection[str] | None = None) -> tuple[str, ...]:
+    """Commands that bring saved files back: all that there are, or those of `refs`.
+
+    They write a new folder beside the workspace, so they can overwrite and delete nothing. It is private, for git
+    keeps of a file's mode only whether it is executable. Backups that hold no files, only commits, are left out.
+    """
+    assert repo.worktree is not None
+    listing = repo.line("for-each-ref", "--format=%(refname) %(tree)", FOLDER).split("\n")
+    found = [row.split(" ") for row in listing if row and not row.endswith(_EMPTY_TREE)]
+    folder = repo.worktree
+    commands = []
+    for ref, _ in found:
+        if refs is None or ref in refs:
+            new = shlex.quote(str(folder.with_name(f"{folder.name}-saved-{ref[len(FOLDER) :]}")))
+            get = f"git -C {shlex.quote(str(folder))} --work-tree={new} restore --overlay --ignore-skip-worktree-bits"
+            commands.append(f"mkdir -m 700 {new} && {get} --source={ref} -- .")
+    return tuple(commands)
 
 
-def _files_at(root: Path, obstacle: Obstacle) -> Iterator[str]:
-    path = root / obstacle.path
-    if path.is_dir() and not path.is_symlink():
-        for folder, folders, names in os.walk(path):
-            links = [name for name in folders if (Path(folder) / name).is_symlink()]
-            if ".git" in folders + names:
-                _refuse(Path(folder), "It is a git repository of its own, which cannot be saved inside another one.")
-            for name in (*links, *names):
-                yield (Path(folder) / name).relative_to(root).as_posix()
-    elif os.path.lexists(path):
-        yield obstacle.path
+def _files_at(path: Path) -> Iterator[str]:
+    for name in files_at(path):
+        if ".git" in name.split("/"):
+            repository = Path(str(path) + name.partition("/.git")[0])
+            _refuse(repository, "It is a git repository of its own, which cannot be saved inside another one.")
+        yield name
 
 
 def _store(repo: Repo, files: list[str], scratch: Path) -> Iterator[Entry]:

@@ -13,14 +13,16 @@ class OverlayError(Exception):
 
     code = 1
 
-    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
+    def __init__(self, what: str, why: str = "", fix: str = "", restore: tuple[str, ...] = ()) -> None:
         super().__init__(what)
         self.what = what
         self.why = why
         self.fix = fix
+        self.restore = restore  # commands that bring back what --force saved
 
     def __str__(self) -> str:
-        return "\n".join(part for part in (self.what, self.why, self.fix) if part)
+        saved = [f"What --force saved: {command}" for command in self.restore]
+        return "\n".join(part for part in (self.what, self.why, self.fix, *saved) if part)
 
 
 class RebaseThePatch(OverlayError):

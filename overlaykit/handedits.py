@@ -24,6 +24,7 @@ class HandEdit:
     committed: bytes
     mine: bytes
     values: Mapping[str, str]
+    left: tuple[str, ...] = ()  # names of values that cannot be settings, e.g. empty ones: they stay local edits
 
 
 def find_hand_edits(repo: Repo, rules: Rules, committed: Mapping[str, Entry]) -> tuple[HandEdit, ...]:
@@ -41,9 +42,7 @@ def find_hand_edits(repo: Repo, rules: Rules, committed: Mapping[str, Entry]) ->
             continue
         mine = (repo.worktree / path).read_bytes()
         old = repo.read_blobs([committed[path].id]).get(committed[path].id, b"")
-        values = _changed_values(old, mine, rules, path)
-        if values is not None:
-            edits.append(HandEdit(path, old, mine, values))
+        edits.append(HandEdit(path, old, mine, *_changed_values(old, mine, rules, path)))
     return tuple(edits)
 
 
@@ -54,7 +53,8 @@ def carry_over(
 
     None when their edits and ours touch the same lines.
     """
-    base, mine = (_with_values(data, rules.of(edit.path), values) for data in (edit.committed, edit.mine))
+    owned = tuple(rule for rule in rules.of(edit.path) if rule.name not in edit.left)
+    base, mine = (_with_values(data, owned, values) for data in (edit.committed, edit.mine))
     if base == new:
         return mine
     if mine == base:
@@ -67,8 +67,10 @@ def carry_over(
     return result.output if result.status == 0 else None
 
 
-def _changed_values(old: bytes, mine: bytes, rules: Rules, path: str) -> dict[str, str] | None:
+def _changed_values(old: bytes, mine: bytes, rules: Rules, path: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Those that become settings, and the names of those that cannot."""
     changed: dict[str, str] = {}
+    left: list[str] = []
     for rule in rules.of(path):
         was, now = _value(old, rule), _value(mine, rule)
         if not was or not now or (type(was[0]), was[0]) == (type(now[0]), now[0]):
@@ -78,10 +80,11 @@ def _changed_values(old: bytes, mine: bytes, rules: Rules, path: str) -> dict[st
             kept = rules.resolve(setting)[rule.name] == now[0]
         except OverlayError:
             kept = False
-        if not kept:
-            return None  # e.g. an empty value: cannot be a setting, so it stays a local edit
-        changed.update(setting)
-    return changed
+        if kept:
+            changed.update(setting)
+        else:
+            left.append(rule.name)
+    return changed, tuple(left)
 
 
 def _value(data: bytes, rule: Rule) -> tuple[object] | None:

@@ -16,6 +16,7 @@ from .handedits import HandEdit, carry_over, find_hand_edits
 from .project import Project
 from .report import how_to_call
 from .survey import Index, Survey, changes_between, read_index, survey
+from .swap import Rewrite
 from .workspace import BRANCH, State, Workspace
 
 
@@ -41,7 +42,7 @@ class Plan:
     survey: Survey
     index: Index
     target: str  # the commit to swap to: what was built, or branch `overlay` where it only adds the user's commits
-    writes: Mapping[str, bytes]  # YAML files that keep the user's other edits
+    writes: Mapping[str, Rewrite]  # YAML files that keep the user's other edits
     notes: tuple[str, ...]
 
     def changes_nothing(self, state: State) -> bool:
@@ -78,7 +79,12 @@ def make_plan(
     found = survey(repo, changes_between(committed, new), index, frozenset(mine))
     if not request.force:
         _refuse_losing(workspace, state, target, found)
-    writes = {edit.path: mine[edit.path] for edit in edits if mine.get(edit.path, edit.mine) != edit.mine}
+    replaced = {obstacle.path for obstacle in found.obstacles}
+    writes = {
+        edit.path: Rewrite(edit.mine, mine[edit.path])
+        for edit in edits
+        if edit.path not in replaced and mine.get(edit.path, edit.mine) != edit.mine
+    }
     return Plan(built, found, index, target, writes, notes)
 
 
@@ -114,6 +120,7 @@ def _settle(
     settings = {name: value for name, value in state.settings.items() if name in project.rules.names}
     notes = [f"forgot the setting {name}: no rule has it any more" for name in state.settings if name not in settings]
     for edit in edits:
+        notes += [f"left {name} as you wrote it in {edit.path}: it cannot be a setting" for name in edit.left]
         for name, value in edit.values.items():
             settings[name] = value
             asked = request.settings.get(name, value)

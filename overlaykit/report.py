@@ -89,7 +89,8 @@ def how_to_call() -> str:
 
 
 def error_as_json(error: OverlayError, code: int) -> str:
-    facts = {"type": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
+    facts = {name: getattr(error, name) for name in ("what", "why", "fix", "restore")}
+    facts["type"] = type(error).__name__
     misfits = [asdict(misfit) for misfit in getattr(error, "misfits", ())]
     return json.dumps({"ok": False, "code": code, "error": {**facts, "misfits": misfits}}, indent=2)
 

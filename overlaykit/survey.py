@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
@@ -86,15 +86,15 @@ def survey(repo: Repo, changes: tuple[Change, ...], index: Index, mine: frozense
     obstacles: dict[str, Reason] = {}
     removed = {change.path for change in changes if change.new is None}
     for change in changes:
-        seen = look(repo, change.path)
-        if isinstance(seen, Obstacle) and _goes_away(repo, seen, removed):
-            continue  # a folder becomes a file or the other way round; the files that go are looked at themselves
-        staged = index.entries.get(change.path)
-        if change.path in mine:
-            kept.append(change)
-        elif isinstance(seen, Obstacle):
-            obstacles[seen.path] = seen.reason
-        elif _same(repo, seen, change.new) and staged in (change.old, change.new):
+        staged, seen = index.entries.get(change.path), look(repo, change.path)
+        if staged not in (change.old, change.new):  # even where the file itself is as it should be
+            obstacles[change.path] = Reason.STAGED
+        if isinstance(seen, Obstacle):
+            if not _goes_away(repo, seen, removed):  # if it does, the files in it are looked at themselves
+                obstacles[seen.path] = seen.reason
+        elif change.path in obstacles:
+            pass
+        elif change.path in mine or _same(repo, seen, change.new):
             kept.append(change)
         elif staged != change.old:
             obstacles[change.path] = Reason.STAGED
@@ -102,10 +102,12 @@ def survey(repo: Repo, changes: tuple[Change, ...], index: Index, mine: frozense
             pass
         elif seen is None:
             obstacles[change.path] = Reason.DELETED
-        elif change.old and seen.mode == change.old.mode and filtered_id(repo, change.path) == change.old.id:
+        elif is_stale(_root(repo) / change.path, change.old):
             stale.append(change.path)
         else:
             obstacles[change.path] = Reason.EDITED if change.old else Reason.NOT_TRACKED
+    for path in _staged_in_the_way(changes, index):
+        obstacles.setdefault(path, Reason.STAGED)
     found = tuple(Obstacle(path, reason) for path, reason in sorted(obstacles.items()))
     return Survey(changes, tuple(kept), tuple(stale), found)
 
@@ -113,23 +115,69 @@ def survey(repo: Repo, changes: tuple[Change, ...], index: Index, mine: frozense
 def look(repo: Repo, path: str) -> Entry | Obstacle | None:
     """What the worktree holds at `path`: a file's mode and raw blob id, None for nothing, or what is in the way."""
     root = _root(repo)
-    for parent in [*PurePosixPath(path).parents][-2::-1]:  # from the outermost, without "."
+    for parent in _parents(path):
         mode = _mode(root / parent)
         if mode is None:
             return None
         if stat.S_ISLNK(mode):
-            return Obstacle(parent.as_posix(), Reason.LINK)
+            return Obstacle(parent, Reason.LINK)
         if not stat.S_ISDIR(mode):
-            return Obstacle(parent.as_posix(), Reason.NOT_TRACKED)
+            return Obstacle(parent, Reason.NOT_TRACKED)
     full = root / path
     mode = _mode(full)
-    if mode is None:
-        return None
-    if stat.S_ISLNK(mode):
-        return Entry("120000", blob_id(os.fsencode(os.readlink(full))))
-    if stat.S_ISREG(mode):
-        return Entry("100755" if mode & stat.S_IXUSR else "100644", blob_id(full.read_bytes()))
+    seen = look_at(full)
+    if mode is None or seen:
+        return seen
     return Obstacle(path, Reason.FOLDER if stat.S_ISDIR(mode) else Reason.NOT_TRACKED)
+
+
+def look_at(path: Path) -> Entry | None:
+    """Mode and raw blob id of a file or link; None for nothing and for everything else."""
+    mode = _mode(path)
+    if mode is not None and stat.S_ISLNK(mode):
+        return Entry("120000", blob_id(os.fsencode(os.readlink(path))))
+    if mode is not None and stat.S_ISREG(mode):
+        return Entry("100755" if mode & stat.S_IXUSR else "100644", blob_id(path.read_bytes()))
+    return None
+
+
+def is_stale(path: Path, old: Entry | None) -> bool:
+    """True for old's content with line ends converted. No filter of the user's is asked: it may hide an edit."""
+    seen = look_at(path)
+    if not old or not seen or seen.mode != old.mode or seen.mode == "120000":
+        return False
+    return blob_id(path.read_bytes().replace(b"\r\n", b"\n")) == old.id
+
+
+def files_at(path: Path) -> Iterator[str]:
+    """What to append to `path` for each file at or below it: "" for itself, "/a/b" in a folder."""
+    if path.is_dir() and not path.is_symlink():
+        for folder, folders, names in os.walk(path):
+            links = [name for name in folders if (Path(folder) / name).is_symlink()]
+            yield from ("/" + (Path(folder) / name).relative_to(path).as_posix() for name in (*links, *names))
+    elif os.path.lexists(path):
+        yield ""
+
+
+def outermost(obstacles: Iterable[Obstacle]) -> list[str]:
+    """Their paths, without those below another: behind a link that is in the way, for instance."""
+    paths = {obstacle.path for obstacle in obstacles}
+    return sorted(path for path in paths if paths.isdisjoint(_parents(path)))
+
+
+def _staged_in_the_way(changes: tuple[Change, ...], index: Index) -> Iterator[str]:
+    """New index entries that cannot be beside what will be written: a file where a folder must be, or the reverse."""
+    files = {change.path for change in changes if change.new}
+    folders = {parent for path in files for parent in _parents(path)}
+    known = {change.path for change in changes if change.old}
+    for path in index.entries:
+        if path not in known and (path in folders or not files.isdisjoint(_parents(path))):
+            yield path
+
+
+def _parents(path: str) -> list[str]:
+    """From the outermost, without "."."""
+    return [parent.as_posix() for parent in [*PurePosixPath(path).parents][-2::-1]]
 
 
 def _goes_away(repo: Repo, obstacle: Obstacle, removed: set[str]) -> bool:

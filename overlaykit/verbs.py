@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import IO, Callable
+from typing import Callable
 
 from .backup import how_to_restore, save
-from .build import Built, Commit
+from .build import Commit
+from .carry import carry_out, exchange, recover_first, refs_of
 from .errors import FixTheCommand, TryAgain
 from .gitrepo import Repo
+from .journal import Head, Journal
 from .plan import (
     Plan,
     Request,
     build_project,
     compare_with_lock,
     has_pin,
-    how_to_keep,
     is_current,
     make_plan,
-    own_commits,
     refuse_obstacles,
     refuse_other_projects,
 )
@@ -27,8 +27,7 @@ from .project import Project, read_project, write_result
 from .report import Outcome, Report, how_to_call
 from .sources import CLONING, addresses, clone, clone_into, fetch, is_locked
 from .survey import changes_between, read_index, survey
-from .swap import Head, Journal, Recovered, swap
-from .workspace import BASE, BRANCH, PREVIOUS, RESULT, TIP, State, Workspace, open_workspace
+from .workspace import BASE, BRANCH, PREVIOUS, Workspace, open_workspace
 
 _STATUS = ("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames")
 
@@ -44,7 +43,7 @@ def apply(request: Request) -> Report:
         workspace = open_workspace(request.workspace)
         assert workspace is not None
     with workspace.locked(request.say) as lock:
-        notes = _recover(workspace)
+        notes = recover_first(workspace, request.say)
         workspace.refuse_unfinished()
         if not has_pin(workspace.repo, project):
             fetch(workspace.repo, project.upstream, tried, lock, request.say)
@@ -55,10 +54,10 @@ def apply(request: Request) -> Report:
         with workspace.scratch() as scratch:
             plan = make_plan(workspace, project, request, state, workspace.repo, scratch)
             if plan.changes_nothing(state):  # the project's files changed, but not what they make
-                workspace.repo.update_refs(_refs(plan.built))
+                workspace.repo.update_refs(refs_of(plan.built))
                 workspace.note_fingerprint(project.fingerprint, plan.built.config.id)
                 return _report("apply", Outcome.NOTHING_TO_DO, workspace, project, notes + plan.notes)
-            restore = _swap_to(plan, workspace, project, state, scratch, lock)
+            restore = carry_out(plan, workspace, project, state, scratch, request, lock)
         return _report("apply", Outcome.APPLIED, workspace, project, notes + plan.notes, restore=restore)
 
 
@@ -109,13 +108,14 @@ def status(request: Request) -> Report:
         return Report("status", outcome, str(folder), expected=project.upstream.result)
     if is_locked(workspace.lock_file):
         return _report("status", Outcome.AT_WORK, workspace, project)
-    if workspace.journal():
-        return _report("status", Outcome.INTERRUPTED, workspace, project)
     state = workspace.state()
-    if not state.applied:
-        return _report("status", Outcome.NOT_APPLIED, workspace, project)
-    current = is_current(workspace, project, request, state)
-    return _report("status", Outcome.CURRENT if current else Outcome.OUTDATED, workspace, project)
+    if workspace.interrupted:
+        outcome = Outcome.INTERRUPTED
+    elif not state.applied:
+        outcome = Outcome.NOT_APPLIED
+    else:
+        outcome = Outcome.CURRENT if is_current(workspace, project, request, state) else Outcome.OUTDATED
+    return _report("status", outcome, workspace, project, restore=how_to_restore(workspace.repo))
 
 
 def revert(request: Request) -> Report:
@@ -125,7 +125,7 @@ def revert(request: Request) -> Report:
     if workspace is None:
         raise FixTheCommand(f"There is no workspace at {request.workspace}.", fix="Name it with --workspace.")
     with workspace.locked(request.say) as lock:
-        notes = _recover(workspace)
+        notes = recover_first(workspace, request.say)
         workspace.refuse_unfinished()
         head = workspace.state().head
         if head.branch != BRANCH or head.commit is None:
@@ -139,13 +139,12 @@ def revert(request: Request) -> Report:
         saved = None
         if found.obstacles:
             with workspace.scratch() as scratch:
-                saved = save(repo, (head.commit,), found.obstacles, index, scratch)
+                saved = save(repo, (head.commit,), found, index, scratch)
         kept = tuple(change.path for change in found.kept)
-        journal = Journal(
-            head.commit, target.commit or "", target.branch, {}, None, kept, saved.ref if saved else None, "reverted"
-        )
-        swap(repo, journal, found, {}, workspace.private, lock)
-        restore = (how_to_restore(workspace.folder, saved.ref),) if saved and saved.files else ()
+        refs = saved.refs if saved else ()
+        restore = how_to_restore(repo, refs)
+        journal = Journal(head.commit, target.commit or "", target.branch, {}, None, kept, refs, "reverted")
+        exchange(workspace, journal, found, index, {}, saved, restore, request.say, lock)
         return _report("revert", Outcome.REVERTED, workspace, project, notes, restore=restore)
 
 
@@ -169,50 +168,12 @@ def lock(request: Request) -> Report:
     return Report("lock", outcome, where, base=built.base, commits=built.commits[:-1], tree=tree, expected=tree)
 
 
-def _swap_to(
-    plan: Plan, workspace: Workspace, project: Project, state: State, scratch: Path, lock: IO[bytes]
-) -> tuple[str, ...]:
-    """Carry a plan out. Returns the commands that bring back what --force replaced."""
-    found, head = plan.survey, state.head
-    assert head.commit is not None
-    saved, restore = None, []
-    drops_commits = own_commits(workspace.repo, state, plan.target)
-    if found.obstacles or drops_commits:
-        parents = tuple(dict.fromkeys(commit for commit in (head.commit, state.branch) if commit))
-        saved = save(workspace.repo, parents, found.obstacles, plan.index, scratch)
-        if saved.files:
-            restore.append(how_to_restore(workspace.folder, saved.ref))
-        if drops_commits:
-            restore.append(how_to_keep(workspace, state.branch or ""))
-    previous = None if head.branch == BRANCH else head.branch or head.commit
-    kept = tuple(change.path for change in found.kept)
-    backup = saved.ref if saved else None
-    journal = Journal(head.commit, plan.target, BRANCH, _refs(plan.built), previous, kept, backup, project.fingerprint)
-    swap(workspace.repo, journal, found, plan.writes, workspace.private, lock)
-    return tuple(restore)
-
-
 def _refuse_checking(workspace: Workspace) -> None:
     if is_locked(workspace.lock_file):
         raise TryAgain(f"A run is at work on {workspace.folder}.", "What it leaves is not known yet.", "Wait for it.")
     if workspace.journal():
         what = f"A run in {workspace.folder} was interrupted, so nothing was checked."
         raise TryAgain(what, fix=f"Let {how_to_call()} finish or undo it.")
-
-
-def _refs(built: Built) -> dict[str, str]:
-    return {BASE: built.base, RESULT: built.overlay.id, TIP: built.config.id}
-
-
-def _recover(workspace: Workspace) -> tuple[str, ...]:
-    recovered = workspace.recover()
-    if recovered is None:
-        return ()
-    outcome, journal = recovered
-    note = f"an earlier run was interrupted: it was {outcome.value}"
-    if journal.backup and outcome is not Recovered.LEFT:
-        return (note, f"what --force replaced then: {how_to_restore(workspace.folder, journal.backup)}")
-    return (note,)
 
 
 def _passing_clone(project: Project, tried: tuple[str, ...], scratch: Path, say: Callable[[str], None]) -> Repo:

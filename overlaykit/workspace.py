@@ -6,6 +6,7 @@ All state is in the workspace's own .git: branch `overlay`, refs under refs/over
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ from pathlib import Path
 from shlex import quote
 from typing import IO, Callable
 
+from .backup import how_to_restore
 from .build import read_settings
 from .errors import FixTheCommand, SaveYourWork
 from .gitrepo import Repo
 from .gitrun import execute, isolated
+from .journal import Head, Journal, read_journal, write_file
+from .recover import read_head
 from .report import how_to_call
 from .sources import CLONING, is_free, take_lock
-from .swap import Head, Journal, Recovered, read_head, read_journal, recover, write_file
 
 BRANCH = "refs/heads/overlay"
 TIP = "refs/overlay/tip"  # the configuration commit that the last apply made
@@ -65,11 +68,28 @@ class Workspace:
         return self.repo.git_dir / "overlay"
 
     @property
+    def interrupted(self) -> bool:
+        return (self.private / "journal.json").exists()
+
+    @property
     def lock_file(self) -> Path:
         return self.private / "lock"
 
     def journal(self) -> Journal | None:
-        return read_journal(self.private / "journal.json")
+        """What an interrupted run was about. Raises SaveYourWork when that cannot be known."""
+        file = self.private / "journal.json"
+        try:
+            return read_journal(file)
+        except ValueError as error:
+            git = f"git -C {shlex.quote(str(self.folder))}"
+            raise SaveYourWork(
+                f"{file} cannot be read, so what an interrupted run left cannot be finished or undone.",
+                str(error),
+                "Keep everything as it is now, and look:\n"
+                f"  {git} stash push --include-untracked\n  {git} status\n"
+                f"Then remove that file and run this again; {git} stash pop brings your edits back.",
+                how_to_restore(self.repo),
+            ) from error
 
     def fingerprint(self) -> str:
         """Of the inputs of the last apply, and its tip; "" where it is unknown."""
@@ -107,10 +127,6 @@ class Workspace:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def recover(self) -> tuple[Recovered, Journal] | None:
-        journal = self.journal()
-        return (recover(self.repo, journal, self.private), journal) if journal else None
 
     def refuse_unfinished(self) -> None:
         """Raise SaveYourWork in the middle of the user's own merge or rebase."""

@@ -153,23 +153,35 @@ def test_force_saves_and_prints_how_to_get_it_back(plain: Toy, prepare: Prepare)
     prepare(plain)
     mine = contents(plain.workspace)
     staged = plain.git("show", ":demo.py")
-    done = plain.apply("--force", "--json").json
+    run = plain.apply("--force", "--json")
+    done = run.json
     assert plain.read("run_predict.py") == b"print('answer')\n"
     assert plain.read("minigpt4/models/port.py") == b"PORT = 1\n"
     assert plain.read("demo.py") == b"print('auto')\n"
     assert plain.git("status", "--porcelain", "-uno") == ""
+    assert plain.apply("status", "--json").json["restore"] == done["restore"]
+    assert all(command in run.err for command in done["restore"]), "said before the swap, which may be killed"
     if prepare in (delete, empty_folder):
         assert done["restore"] == [], "there was nothing to save"
         return
-    (command,) = done["restore"]
-    subprocess.run(shlex.split(command), check=True)
-    back = contents(plain.workspace)
+    before = contents(plain.workspace)
+    back = {**before, **got_back(plain, done["restore"])}
+    assert contents(plain.workspace) == before, "it may hold work that is newer"
     for path, content in mine.items():
         if back.get(path) != content:
             assert git(plain.upstream, "show", f"HEAD:{path}") == content[1], f"{path} was mine and is lost"
     if prepare in (stage, stage_then_put_back, stage_then_delete):
-        ref = command.split("--source=")[1].split()[0]
-        assert plain.git("show", f"{ref}^:demo.py") == staged == "mine"
+        (folder,) = plain.folder.glob("MiniGPT-4-saved-*-staged")
+        assert (folder / "demo.py").read_text().strip() == staged == "mine"
+
+
+def got_back(toy: Toy, commands: list[str]) -> dict[str, tuple[bool, bytes]]:
+    """Contents of what is not the index, after doing as the user is told."""
+    for command in commands:
+        subprocess.run(command, shell=True, check=True)
+    folders = [path for path in toy.folder.glob("MiniGPT-4-saved-*") if not path.name.endswith("-staged")]
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in folders)
+    return {name: content for folder in folders for name, content in contents(folder).items()}
 
 
 def contents(folder: Path) -> dict[str, tuple[bool, bytes]]:
@@ -194,11 +206,10 @@ def test_revert_refuses_too_and_force_saves(plain: Toy, prepare: Prepare) -> Non
     assert plain.run("revert").code == 3
     assert snapshot(plain.workspace, inside_git=False) == before
     mine = contents(plain.workspace)
-    (command,) = plain.apply("revert", "--force", "--json").json["restore"]
+    commands = plain.apply("revert", "--force", "--json").json["restore"]
     assert plain.git("status", "--porcelain", "-uno") == ""
-    subprocess.run(shlex.split(command), check=True)
     where = next(path for path, content in mine.items() if content[1] in (b"x = 2\n", b"mine\n"))
-    assert contents(plain.workspace)[where] == mine[where]
+    assert got_back(plain, commands)[where] == mine[where]
 
 
 def test_edits_of_other_files_stay_as_they_are(plain: Toy) -> None:
