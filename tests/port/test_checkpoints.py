@@ -68,7 +68,10 @@ def test_missing_weights_are_named(file):
 def test_a_cut_off_file(file):
     torch.save({"model": weights(64)}, file)
     file.write_bytes(file.read_bytes()[:1500])
-    assert "Is the download complete?" in refused(file)
+    assert refused(file) == (
+        f"{file} cannot be read as weights. PytorchStreamReader failed reading zip archive: failed finding central "
+        "directory. Is the download complete?"
+    )
 
 
 @pytest.mark.parametrize(

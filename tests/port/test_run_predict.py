@@ -323,9 +323,14 @@ YAMLS = {
 @pytest.fixture(scope="module")
 def results(workspace, options, tmp_path_factory):
     """(exit code, answer, log) of many calls, in one process because importing takes seconds."""
+    import torch
+
     nowhere = ["--options", "model.ckpt=/nowhere/ckpt.pth"]
     damaged = tmp_path_factory.mktemp("damaged")
     (damaged / "tokenizer.model").write_text("<html>Sign in</html>")
+    ckpt = torch.load(options[-1].partition("=")[2], weights_only=True)
+    ckpt["model"]["llama_proj.bias"][:] = float("nan")
+    torch.save(ckpt, damaged / "nan.pth")
     folder = tmp_path_factory.mktemp("pictures")
     pictures = {mode: folder / f"{mode}.png" for mode in ("RGBA", "L")}
     for mode, path in pictures.items():
@@ -354,6 +359,8 @@ def results(workspace, options, tmp_path_factory):
         "unknown section": [*CPU, *options, "modle.ckpt=x"],
         "another model type": [*CPU, *options, "model.model_type=pretrain_llama2"],
         "no ckpt": [*CPU, *options, "model.ckpt="],
+        "NaN": [*CPU, *options, f"model.ckpt={damaged / 'nan.pth'}"],
+        "long prompt": [*CPU, "--prompt", "Who is it? " * 700, *options],
         "bad tokenizer": [*CPU, *options, f"model.llama_model={damaged}"],
         "npu": [*BASE, "--npu-id", "0", *options],
         "not a device": [*BASE, "--device", "gpu0", *options],
@@ -419,6 +426,9 @@ def test_a_length_that_would_drop_the_picture_exits_2(results):
     assert (code, answer) == (2, "")
     assert "The largest that fits is 1" in log
     assert "Traceback" not in log
+    code, answer, log = results["long prompt"]
+    assert (code, answer) == (2, "")
+    assert "--prompt: with the picture it has" in log
 
 
 @pytest.mark.upstream
@@ -459,6 +469,10 @@ def test_damaged_and_empty_weights_exit_5(results):
     code, _, log = results["bad tokenizer"]
     assert code == 5
     assert "tokenizer.model is not a sentencepiece model" in log
+    code, answer, log = results["NaN"]
+    assert (code, answer) == (5, "")
+    assert "The decoder gave NaN" in log
+    assert "Traceback" not in log
     code, _, log = results["no ckpt"]
     assert code == 5
     assert "  ckpt: (empty)\n" in log

@@ -39,13 +39,16 @@ def load_checked(model: nn.Module, path: str | Path, prefixes: Sequence[str]) ->
             raise IncompleteCheckpoint(
                 f"{path}: {key} is {found}, but the model needs {expected}.{_why(key, found, expected)}"
             )
-    _refuse_missing([key for key in wanted if key not in weights], prefixes, path)
+    missing = [key for key in wanted if key.startswith(tuple(prefixes)) and key not in weights]
+    # a constant that some releases of transformers save and others do not
+    missing = [key for key in missing if not key.endswith(".position_ids")]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise IncompleteCheckpoint(
+            f"{path} lacks {len(missing)} weights that the model needs ({shown}). "
+            "It is not the file that this configuration key is for, or it is damaged."
+        )
     model.load_state_dict(weights, strict=False)
-
-
-def require_loaded(result: Any, prefixes: Sequence[str], filename: str) -> None:
-    """What patch 0012 called before load_checked existed; goes with the next version of that patch."""
-    _refuse_missing(result.missing_keys, prefixes, filename)
 
 
 def read_pth(path: Path) -> Any:
@@ -67,20 +70,9 @@ def why_unreadable(path: Path, error: Exception) -> str:
     elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
         hint = "It is a web page, not the file behind it: download it again, following the link to the file itself."
     else:
-        hint = "Is the download complete?"
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    return f"{path} cannot be read as weights ({reason}). {hint}"
-
-
-def _refuse_missing(keys: Sequence[str], prefixes: Sequence[str], path: str | Path) -> None:
-    """`position_ids` is a constant that some releases of transformers save and others do not."""
-    missing = [key for key in keys if key.startswith(tuple(prefixes)) and not key.endswith(".position_ids")]
-    if missing:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise IncompleteCheckpoint(
-            f"{path} lacks {len(missing)} weights that the model needs ({shown}). "
-            "It is not the file that this configuration key is for, or it is damaged."
-        )
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+        hint = f"{reason}. Is the download complete?"
+    return f"{path} cannot be read as weights. {hint}"
 
 
 def _weights(path: str | Path) -> dict[str, torch.Tensor]:
