@@ -15,10 +15,10 @@ from verification.report import Check, Outcome
 
 @dataclass(frozen=True)
 class Limits:
-    """What a stage may differ by; a field that is None asks for nothing.
+    """What a stage may differ by; half precision alone uses the fields from worst_kl to tie.
 
-    error: |a - b| / |b| over the whole tensor. worst_kl, mean_kl: nats, over positions. tie: at a position where the
-    port prefers another token, how far the reference's logit for it may be below its best one.
+    error: |a - b| / |b| over the whole tensor. worst_kl, mean_kl: nats, over positions. tie (shown as flip): at a
+    position where the port prefers another token, how far the reference's logit for it may be below its best one.
     """
 
     error: float
@@ -30,15 +30,19 @@ class Limits:
 
     @property
     def logits(self) -> str:
-        return f"error <= {self.error:g}" if self.exact else f"KL <= {self.worst_kl:g}, mean {self.mean_kl:g}"
+        return (
+            f"error <= {self.error:g}"
+            if self.exact
+            else f"KL {self.worst_kl:g}, mean {self.mean_kl:g}, flip {self.tie:g}"
+        )
 
 
 # float32 differs by rounding only (1e-6 measured). Half precision rounds every matrix product (cosine 0.99999 measured
-# on the full-size encoder). The KL limits are five times what float16 gives on the synthetic decoder (worst 1e-3, mean
-# 7e-5); a cache that loses one token gives 2e-2 and 3e-3, noise of 0.05 on the logits a mean of 1.2e-3.
+# on the full-size encoder). The KL limits are four to five times what float16 gives on the synthetic decoder (worst
+# 1.9e-3, mean 8e-5); a cache that loses one token gives 2e-2 and 3e-3, noise of 0.05 on the logits a mean of 1.2e-3.
 FP32 = Limits(error=1e-5, cosine=0.999999)
 FP32_DECODE = Limits(error=5e-5, cosine=0.999999)  # 6e-6 measured: a cached step adds up in another order
-HALF = Limits(error=1e-2, cosine=0.9999, worst_kl=5e-3, mean_kl=3.5e-4, tie=0.2, exact=False)
+HALF = Limits(error=1e-2, cosine=0.9999, worst_kl=1e-2, mean_kl=3.5e-4, tie=0.2, exact=False)
 
 # stage -> (what a line shows with any weights, what synthetic weights cannot show)
 SHOWS = {
@@ -108,8 +112,7 @@ class Measured:
         preferred = expected.gather(-1, found.argmax(-1, keepdim=True))[..., 0]
         flip = float((expected.amax(-1) - preferred).max())
         good = worst <= limits.worst_kl and mean <= limits.mean_kl and flip <= limits.tie
-        text = f"KL {worst:.1e}, mean {mean:.0e}"
-        self.add(picture, worst, good, text if flip <= limits.tie else f"{text}, prefers a token {flip:.1f} below")
+        self.add(picture, worst, good, f"KL {worst:.1e}, mean {mean:.0e}, flip {flip:.2g}")
 
     def compare_ids(
         self, picture: str, truth: Greedy, ids: tuple[int, ...], expected: Tensor, found: Tensor | None

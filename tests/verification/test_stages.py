@@ -296,14 +296,14 @@ def test_half_precision_alone_is_no_fault(half_port: Any, pictures: list[Any]) -
     checks, _ = stages.run_stages(half_port, half_port.files, pictures, QUESTION)
     assert [check.name for check in checks if check.outcome is not Outcome.PASSED] == []
     by_name = {check.name: check for check in checks}
-    assert by_name["decode"].allowed == "KL <= 0.005, mean 0.00035"
+    assert by_name["decode"].allowed == "KL 0.01, mean 0.00035, flip 0.2"
     assert by_name["decode"].measured.startswith("KL ")  # rounding was seen
 
 
 def test_one_bad_position_is_not_averaged_away() -> None:
     expected = torch.randn(1, 400, 50, generator=torch.Generator().manual_seed(0))
     found = expected.clone()
-    found[0, 399, :25] += 0.3
+    found[0, 399, :25] += 0.5
     stage = compare.Measured("decode", "")
     stage.compare_logits("p", found, expected, compare.HALF)
     assert float(compare.positions_kl(expected, found).mean()) < compare.HALF.mean_kl

@@ -125,6 +125,20 @@ def results(
         copy = link_copy(workspace, folder / f"with {name}")
         plant(copy, file, old, new)
         jobs[name] = [*common, "--workspace", str(copy), "--images", str(few)]
+    copy = link_copy(workspace, folder / "with its own paths")
+    for file, (old, new) in {
+        "minigpt4/configs/models/minigpt4_vicuna0.yaml": (
+            "/data/model/MiniGPT-4/om/eva_vit_g.om",
+            "othfiles/eva_vit_g.pth",
+        ),
+        "eval_configs/minigpt4_eval.yaml": ("/data/model/MiniGPT-4/", ""),
+    }.items():
+        path = copy / file
+        text = path.read_text().replace(old, f"{tiny}/{new}").replace("/data/model/MiniGPT-4", str(tiny))
+        path.unlink()
+        path.write_text(text)
+    jobs["own paths"] = ["--workspace", str(copy), *[word for word in common if word not in ("--weights", str(tiny))]]
+    jobs["own paths"] += ["--images", str(few)]
     jobs["no weights"] = ["--project", str(locked_project), "--workspace", str(workspace), "--images", str(few)]
     return run_each(jobs, folder)
 
@@ -169,6 +183,12 @@ def test_a_planted_fault_is_caught_by_its_stage_alone(results: Any, name: str) -
 
 def test_a_dropped_ln_vision_is_missed_by_the_weights_too(results: Any) -> None:
     assert outcomes(results["dropped ln_vision"][1], "weights")["loaded ln_vision"] == "FAILED"
+
+
+def test_a_workspace_is_verified_with_the_paths_that_its_yaml_names(results: Any) -> None:
+    _, report = results["own paths"]
+    assert set(outcomes(report, "weights").values()) == {"ok"}
+    assert set(outcomes(report, "stages").values()) == {"ok"}
 
 
 def test_missing_weights_are_5_and_name_tiny(results: Any) -> None:
