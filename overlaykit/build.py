@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from .configs import Rules, Value, rewrite
 from .errors import FixTheProjectFile, RebaseThePatch
 from .fit import Misfit, explain
-from .gitrepo import AUTHOR, Entry, Repo
+from .gitrepo import AUTHOR, Entry, Repo, decode
 from .patchfile import FileChange, Patch
 
 _SETTING = re.compile(r"^Setting: (\w+) = (\".*\")$", re.MULTILINE)
@@ -151,7 +151,7 @@ def _changed_in_index(repo: Repo, tree: str) -> dict[str, Entry | None]:
     changed: dict[str, Entry | None] = {}
     for about, path in zip(fields[0::2], fields[1::2]):
         _, mode, _, blob, letter = about.decode().split(" ")
-        changed[path.decode("utf-8", "surrogateescape")] = None if letter == "D" else Entry(mode, blob)
+        changed[decode(path)] = None if letter == "D" else Entry(mode, blob)
     return changed
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from .errors import FixTheCommand, FixTheProjectFile
+from .gitrepo import on_disk
 from .nearest import did_you_mean
 from .yamltext import Document, Loader, Value
 
@@ -170,7 +171,7 @@ def _rule(document: Document, file: str, name: str, node: yaml.Node) -> Rule:
         at = f"{document.where}:{node.start_mark.line + 1}"
         raise FixTheProjectFile(f"{at}: rule {name} needs exactly `key` and `value`, it has: {', '.join(fields)}")
     key = _string(document, f"the key of {name}", fields["key"])
-    return Rule(name, file, key, document.scalar(f"the value of {name}", fields["value"]))
+    return Rule(name, on_disk(file), key, document.scalar(f"the value of {name}", fields["value"]))
 
 
 def _check_unique(path: Path, rules: Rules) -> None:

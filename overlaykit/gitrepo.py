@@ -99,7 +99,7 @@ class Repo:
         return [word for pair in pairs for word in ("-c", "=".join(pair))]
 
     def line(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> str:
-        return self.git(*args, stdin=stdin, env=env).decode("utf-8", "surrogateescape").rstrip("\n")
+        return decode(self.git(*args, stdin=stdin, env=env)).rstrip("\n")
 
     def resolve(self, *names: str) -> list[str | None]:
         """Ids of full names (`refs/…`, `HEAD`, `<id>^{commit}`), None where there is no such object."""
@@ -182,11 +182,17 @@ def blob_id(data: bytes) -> str:
 
 
 def encode(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
+    return os.fsencode(path)
 
 
 def decode(path: bytes) -> str:
-    return path.decode("utf-8", "surrogateescape")
+    """A path from git as Python names it on disk, so that `worktree / path` works in any locale."""
+    return os.fsdecode(path)
+
+
+def on_disk(path: str) -> str:
+    """A path that a patch or a YAML file spells, in the same form."""
+    return decode(path.encode("utf-8", "surrogateescape"))
 
 
 def _lines(items: Iterable[str]) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 import unidiff
 
 from .errors import FixTheProjectFile
-from .gitrepo import NO_BLOB
+from .gitrepo import NO_BLOB, on_disk
 from .mail import broken, read_mail
 from .patchrules import check_modes, check_order, check_path
 
@@ -259,4 +259,4 @@ def _path(name: str, line: int, header: dict[str, str], created: bool, deleted: 
     if (header.get("source", source), header.get("target", target)) != (source, target):
         raise broken(name, line, f"'diff --git' names {path}, but '---' and '+++' name something else")
     check_path(name, line, path)
-    return path
+    return on_disk(path)

@@ -19,7 +19,7 @@ from typing import IO, Callable
 from .backup import how_to_restore
 from .build import read_settings
 from .errors import FixTheCommand, SaveYourWork
-from .gitrepo import Repo
+from .gitrepo import Repo, decode
 from .gitrun import execute, isolated
 from .journal import Head, Journal, read_journal, write_file
 from .recover import read_head
@@ -183,7 +183,7 @@ def _find_git_dir(folder: Path) -> Path:
             environment["GIT_CONFIG_GLOBAL"] = str(config)
         result = execute(["rev-parse", "--absolute-git-dir"], folder, environment)
     if result.status == 0:
-        return Path(result.output.decode("utf-8", "surrogateescape").rstrip("\n"))
+        return Path(decode(result.output).rstrip("\n"))
     if _owned_by_others(folder):
         raise FixTheCommand(
             f"{folder} belongs to another user.",
@@ -203,4 +203,4 @@ def _safe_directories(folder: Path) -> list[str]:
     """The user's own list, of system, global and command-line configuration; never the repository's."""
     command = ["config", "--path", "-z", "--get-all", "safe.directory"]
     listed = execute(command, folder, {"GIT_DIR": os.devnull}, keep=True).output
-    return [path.decode("utf-8", "surrogateescape") for path in listed.split(b"\0")[:-1]]
+    return [decode(path) for path in listed.split(b"\0")[:-1]]

@@ -276,6 +276,24 @@ def test_relative_paths_are_taken_from_the_working_directory(toy: Toy) -> None:
     assert (toy.folder / "there" / "W" / "run_predict.py").exists()
 
 
+@pytest.mark.parametrize("verb", ["apply", "check"])
+def test_names_that_the_locale_cannot_spell(toy: Toy, verb: str) -> None:
+    """With LC_ALL=C and without Python's UTF-8 mode, as in bare containers."""
+    toy.write_overlay({"minigpt4/你好.py": b"y = 1\n"})
+    toy.apply("lock")
+    toy.workspace = toy.folder / "ü"
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = toy.spawn(verb, env=env)
+    assert (done.code, "Traceback" in done.err) == (0, False), done.err
+    if verb == "apply":
+        assert toy.read("minigpt4/你好.py") == b"y = 1\n"
+        assert "Nothing to do" in toy.apply().out
+        assert "Nothing to do" in toy.spawn(env=env).out
+        assert toy.spawn("check", "--set", "model_path=/x", env=env).code == 0
+        assert toy.spawn("revert", env=env).code == 0
+        assert toy.dirty() == []
+
+
 def test_odd_names(toy: Toy) -> None:
     toy.workspace = toy.folder / 'a b\'c "d" $e ü\tf' / "-W"
     done = toy.apply()
