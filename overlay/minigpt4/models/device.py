@@ -63,7 +63,7 @@ def select_device(device: torch.device) -> None:
 def hide_torch_npu() -> None:
     """For a run without NPU: transformers imports torch_npu wherever it is installed, and fails without CANN."""
     if _torch_npu_installed():
-        sys.modules.setdefault("torch_npu", None)  # type: ignore[arg-type]  # None: find_spec and import find nothing
+        sys.modules.setdefault("torch_npu", None)  # find_spec and import then find nothing
 
 
 def synchronize(device: torch.device) -> None:
