@@ -95,7 +95,7 @@ def _exchange(
         env=WHO,
     )
     if done.status:
-        raise GitFailed(f"git checkout failed in {repo.worktree}", done.error.strip(), "Nothing was changed.")
+        raise GitFailed(f"git checkout failed in {repo.worktree}", done.error.strip(), "What was done was undone.")
     _refuse_unfinished(repo, survey, done.error.strip())
 
 
@@ -116,16 +116,19 @@ def _edited_meanwhile(path: Path) -> None:
 def _clear_the_way(repo: Repo, survey: Survey, index: Index, saved: Mapping[str, Entry]) -> None:
     assert repo.worktree is not None
     old = {change.path: change.old for change in survey.changes}
+    waiting = []  # all are looked at before the first is removed; until then `recover` brings them back
     for path in survey.stale:
         waits = _put_aside(repo.worktree, path)
         if waits and not is_stale(waits, old[path]):
-            _give_back(repo.worktree, path)
-        _remove(waits)
+            _edited_meanwhile(repo.worktree / path)
+        waiting.append(waits)
     for path in outermost(survey.obstacles):
         waits = _put_aside(repo.worktree, path)
         held = {path + name: look_at(Path(f"{waits}{name}")) for name in files_at(waits)} if waits else {}
         if any(not entry or saved.get(name) != entry for name, entry in held.items()):
-            _give_back(repo.worktree, path)
+            _edited_meanwhile(repo.worktree / path)
+        waiting.append(waits)
+    for waits in waiting:
         _remove(waits)
     paths = (obstacle.path for obstacle in survey.obstacles)
     repo.update_index({path: old.get(path) for path in paths if index.entries.get(path) != old.get(path)})
@@ -140,12 +143,6 @@ def _put_aside(root: Path, path: str) -> Path | None:
         raise SaveYourWork(f"{aside(full)} is in the way; nothing was changed.", fix="Move it elsewhere.")
     os.rename(full, aside(full))
     return aside(full)
-
-
-def _give_back(root: Path, path: str) -> None:
-    if not os.path.lexists(root / path):
-        os.rename(aside(root / path), root / path)
-    _edited_meanwhile(root / path)
 
 
 def _remove(path: Path | None) -> None:

@@ -181,6 +181,8 @@ def test_an_obstacle_saved_between_the_backup_and_the_swap(
         assert done.code == 3, done.out
         assert done.json["error"]["restore"], "the failure must say where the work is"
     assert plain.read(late) == b"newer\n"
+    if late != "demo.py":
+        assert plain.read("demo.py") == b"mine\n", "all are looked at before one is removed"
     assert not list(plain.workspace.rglob("*overlay-old*"))
     assert plain.git("symbolic-ref", "HEAD") == "refs/heads/main"
     plain.apply("--force")
