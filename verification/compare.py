@@ -30,11 +30,9 @@ class Limits:
 
     @property
     def logits(self) -> str:
-        return (
-            f"error <= {self.error:g}"
-            if self.exact
-            else f"KL {self.worst_kl:g}, mean {self.mean_kl:g}, flip {self.tie:g}"
-        )
+        if self.exact:
+            return f"error <= {self.error:g}"
+        return f"KL {self.worst_kl:g}, mean {self.mean_kl:g}, flip {self.tie:g}"
 
 
 # float32 differs by rounding only (1e-6 measured). Half precision rounds every matrix product (cosine 0.99999 measured
