@@ -77,15 +77,20 @@ def read_results(junit: Path) -> dict[str, str]:
 
 
 def result_of(claim: Claim, results: dict[str, str]) -> str:
-    """The word passed with the number of tests, or the worst that happened to one of them."""
+    """What happened to the claim's tests: the number that passed and were skipped, or the worst if one did not run."""
     if claim.kind == NEVER:
         return "—"
     outcomes = []
     for test in claim.tests:
         found = [outcome for name, outcome in results.items() if name == test or name.startswith(f"{test}::")]
         outcomes += found or ["not run"]
-    worst = next((bad for bad in ("failed", "not run", "skipped") if bad in outcomes), "passed")
-    return f"{worst} ({len(outcomes)})" if worst == "passed" else f"**{worst}**"
+    for bad in ("failed", "not run"):
+        if bad in outcomes:
+            return f"**{bad}**"
+    passed, skipped = outcomes.count("passed"), outcomes.count("skipped")
+    if not passed:
+        return "**skipped**"
+    return f"passed ({passed})" + (f", skipped ({skipped})" if skipped else "")
 
 
 def render(claims: tuple[Claim, ...], results: dict[str, str], language: str) -> str:

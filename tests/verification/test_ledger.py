@@ -25,6 +25,7 @@ JUNIT = """<testsuites><testsuite>
         (["tests/a/test_one.py::test_good"], "passed (1)"),
         (["tests/a/test_one.py"], "**failed**"),
         (["tests/a/test_two.py"], "**skipped**"),
+        (["tests/a/test_one.py::test_good", "tests/a/test_two.py"], "passed (1), skipped (1)"),
         (["tests/a/test_one.py::test_good", "tests/a/test_three.py"], "**not run**"),
     ],
 )
