@@ -81,7 +81,8 @@ def answer(args: argparse.Namespace) -> None:
     check_request(args)
     spec = device_spec(args.device, args.npu_id)
     args.cfg_path = str(existing(args.cfg_path, "--cfg-path"))
-    picture = open_picture(existing(args.image_path, "--image-path"))
+    with load_errors():  # Pillow may be missing
+        picture = open_picture(existing(args.image_path, "--image-path"))
     with load_errors(), contextlib.redirect_stdout(sys.stderr):  # upstream prints its progress
         device = pick_device(spec)
         config = read_config(args)

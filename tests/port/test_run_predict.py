@@ -77,6 +77,12 @@ def test_a_file_that_is_no_picture_exits_2(files, capsys):
     assert "cannot be read as a picture" in capsys.readouterr().err
 
 
+def test_missing_pillow_is_named(files, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert run_predict.main(files) == 5
+    assert "pip install '.[cpu]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
 def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("picture.tiff" if mode in ("CMYK", "I;16") else "picture.png")
