@@ -46,11 +46,7 @@ class LlamaConfig:
                 f"{path} does not exist. The decoder needs a Hugging Face Llama folder: config.json, "
                 "the weights (*.bin or *.safetensors, with their index) and tokenizer.model."
             )
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from error
-        return cls.from_dict(values, source=str(path))
+        return cls.from_dict(read_json(path), source=str(path))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config.json") -> LlamaConfig:
@@ -98,3 +94,14 @@ def _rope_theta(values: Mapping[str, Any], source: str) -> float:
 def _dtype_name(values: Mapping[str, Any]) -> str | None:
     name = values.get("dtype") or values.get("torch_dtype")
     return None if name is None else str(name).replace("torch.", "")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a Llama folder; ValueError names the file when it holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): download it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object: download it again.")
+    return content

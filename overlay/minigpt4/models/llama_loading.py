@@ -6,7 +6,6 @@ into its parameter and dropped, so the peak is the weights plus one shard at the
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from .checkpoints import read_pth, why_unreadable
 from .device import resolve_device
-from .llama_config import LlamaConfig
+from .llama_config import LlamaConfig, read_json
 from .llama_tokens import count_tokens
 
 # Hugging Face's own order of preference.
@@ -101,7 +100,7 @@ def _shards(folder: Path) -> list[Path]:
         if (folder / whole).is_file():
             return [folder / whole]
         if (folder / index).is_file():
-            weight_map = _read_json(folder / index).get("weight_map")
+            weight_map = read_json(folder / index).get("weight_map")
             if not isinstance(weight_map, dict):
                 raise WeightsError(f"{folder / index} has no weight_map: download it again.")
             shards = [folder / name for name in sorted(set(weight_map.values()))]
@@ -152,18 +151,8 @@ def _dtype(torch_dtype: Any, config: LlamaConfig) -> torch.dtype:
 def _generation_defaults(folder: Path, config: LlamaConfig) -> dict[str, Any]:
     """What generation_config.json says, or config.json in old folders; never a token that has no text."""
     path = folder / "generation_config.json"
-    defaults = dict((_read_json(path) if path.is_file() else {}) or config.extra)
+    defaults = dict((read_json(path) if path.is_file() else {}) or config.extra)
     if (folder / "tokenizer.model").is_file():
         nameless = range(count_tokens(folder), config.vocab_size)
         defaults["suppress_tokens"] = [*(defaults.get("suppress_tokens") or ()), *nameless]
     return defaults
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON ({error}): download it again.") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} is not a JSON object: download it again.")
-    return content

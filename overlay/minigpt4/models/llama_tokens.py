@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from .llama_config import read_json
 
 
 class TokenizerError(RuntimeError):
@@ -38,12 +39,4 @@ def count_tokens(folder: str | Path) -> int:
 def _read(folder: str | Path, name: str) -> dict[str, Any]:
     """A JSON object; {} where the file is absent, which is fine for all three."""
     path = Path(folder) / name
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TokenizerError(f"{path} is not valid JSON ({error}): download it again.") from error
-    if not isinstance(content, dict):
-        raise TokenizerError(f"{path} is not a JSON object: download it again.")
-    return content
+    return read_json(path) if path.is_file() else {}
