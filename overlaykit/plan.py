@@ -33,6 +33,13 @@ class Request:
     upstream: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
+    against: str | None = None  # check: a commit, branch or tag of upstream
+    onto: str | None = None  # rebase: likewise
+    proceed: bool = False  # rebase --continue
+    abort: bool = False
+    accept_drift: bool = False
+    dry_run: bool = False  # export --check
+    fix: bool = False  # lint: write what is generated
     say: Callable[[str], None] = _silent
 
 
