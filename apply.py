@@ -8,41 +8,51 @@ import io
 import os
 import sys
 import traceback
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from overlaykit import verbs
+from overlaykit import manual
 from overlaykit.errors import FixTheCommand, OverlayError
 from overlaykit.gitrun import require_git
 from overlaykit.plan import Request
-from overlaykit.report import error_as_json
+from overlaykit.report import Answer, error_as_json
 
-HELP = """
-verbs:
-  apply    (the default) make the workspace, or bring it up to date; a second run changes nothing
-  check    say what apply would do, and whether everything fits; touches nothing
-  status   what the workspace holds, and your own edits in it; touches nothing
-  revert   back to the branch that was checked out before; settings are kept for the next apply
-  lock     after a change to patches/ or overlay/: write the resulting tree to configs/upstream.yaml
-
-first time:
-  python apply.py --workspace ./MiniGPT-4 --set model_path=/data/model/MiniGPT-4
-
-without network, any of these works as --upstream:
-  https://mirror.example/MiniGPT-4.git    /mnt/usb/MiniGPT-4    MiniGPT-4.bundle
-
-your own edits:
-  values that configs/paths.yaml owns may be edited in the YAML files by hand: the next apply adopts them.
-  Other edits stay. Where a patch needs an edited file, apply refuses; --force saves the file first and
-  prints the command that brings it back.
-
-exit codes:
-  0 done or nothing to do      1 a patch does not fit       2 wrong command or invalid project file
-  3 would lose your work       4 the tree is not the locked one
-  5 out of reach, not checked  70 unexpected                130 interrupted
-"""
-
-
+# Imported when asked for: the second apply takes a quarter of a second, and imports would be a good part of it.
+VERBS = {
+    "apply": "verbs",
+    "check": "verbs",
+    "status": "verbs",
+    "revert": "verbs",
+    "lint": "lint",
+    "export": "export",
+    "rebase": "rebase",
+    "lock": "verbs",
+}
+_FLAGS: dict[str, dict[str, Any]] = {
+    "--upstream": {"metavar": "URL_OR_PATH", "help": "clone or fetch from here: URL, folder or bundle"},
+    "--set": {"metavar": "KEY=VALUE", "action": "append", "help": "a name in configs/paths.yaml; is remembered"},
+    "--force": {"action": "store_true", "help": "save what is in the way, then replace it"},
+    "--against": {"metavar": "REF", "help": "would the patches fit this commit, branch or tag of upstream?"},
+    "--onto": {"metavar": "REF", "help": "commit, branch or tag of upstream (default: the newest of its branch)"},
+    "--continue": {"dest": "proceed", "action": "store_true", "help": "go on after a stop"},
+    "--abort": {"action": "store_true", "help": "give up; everything is as before"},
+    "--accept-drift": {"action": "store_true", "help": "with --continue: what was shown is still right"},
+    "--check": {"dest": "dry_run", "action": "store_true", "help": "write nothing; exit 1 if there is something"},
+    "--fix": {"action": "store_true", "help": "write patches/README.md"},
+}
+_OF_VERB = {
+    "apply": ("--upstream", "--set", "--force"),
+    "check": ("--upstream", "--set", "--force", "--against"),
+    "status": ("--set",),
+    "revert": ("--force",),
+    "lint": ("--fix",),
+    "export": ("--check",),
+    "rebase": ("--upstream", "--onto", "--continue", "--abort", "--accept-drift", "--force"),
+    "lock": ("--upstream",),
+}
+_TAKE_A_VALUE = ("--workspace", "--project", *(flag for flag, about in _FLAGS.items() if "metavar" in about))
 _AGAIN = "Nothing of yours is lost; the next run finishes or undoes what was begun."
 
 
@@ -50,17 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in words  # also for words that the parser cannot make sense of
     try:
-        options = _parser().parse_args(words)
+        options = _parse(words)
         require_git()
-        request = Request(
-            project=options.project,
-            workspace=options.workspace,
-            upstream=options.upstream,
-            settings=_settings(options.set),
-            force=options.force,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )
-        report = getattr(verbs, options.verb)(request)
+        module = import_module(f"overlaykit.{VERBS[options.verb]}")
+        answer: Answer = getattr(module, options.verb)(_request(options))
     except OverlayError as error:
         return _fail(as_json, error, error.code)
     except OSError as error:  # a full disk, missing permissions
@@ -70,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         return _fail(as_json, OverlayError(f"Unexpected: {error!r}", "Please report the lines above.", _AGAIN), 70)
-    print(report.as_json() if as_json else report.as_text())
-    return 0
+    print(answer.as_json() if as_json else answer.as_text())
+    return answer.code
 
 
 def _fail(as_json: bool, error: OverlayError, code: int) -> int:
@@ -87,26 +90,47 @@ class _Parser(argparse.ArgumentParser):
         raise FixTheCommand(f"{self.prog}: {message}", self.format_usage().rstrip(), "--help explains each of them.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Each verb has a parser of its own, so that its --help shows what it takes; options may precede the verb."""
+    before = ["", *words]
+    named = [word for last, word in zip(before, words) if word in VERBS and last not in _TAKE_A_VALUE]
+    verb = named[0] if named else None
+    options, rest = _parser(verb).parse_known_args(words)
+    for word in rest:
+        others = [name for name, flags in _OF_VERB.items() if word.partition("=")[0] in flags]
+        if others:
+            raise FixTheCommand(f"{word} belongs to {' and '.join(others)}, not to {options.verb}.")
+    if rest:
+        _parser(verb).error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
     here = Path(__file__).resolve().parent
     parser = _Parser(
         allow_abbrev=False,
-        prog="apply.py",
-        description=__doc__,
-        epilog=HELP,
+        prog=f"apply.py {verb}" if verb else "apply.py",
+        usage=None if verb else "apply.py [VERB] [options]",
+        description=None if verb else __doc__,
+        epilog=manual.OF[verb] if verb else manual.GENERAL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    choices = ["apply", "check", "status", "revert", "lock"]
-    parser.add_argument("verb", nargs="?", default="apply", choices=choices, help="see below; apply when left out")
+    left_out: dict[str, Any] = {} if verb else {"nargs": "?", "default": "apply"}
+    parser.add_argument("verb", choices=list(VERBS), help=argparse.SUPPRESS, **left_out)
     parser.add_argument("--workspace", type=Path, default=Path("MiniGPT-4"), help="the clone (default ./MiniGPT-4)")
-    parser.add_argument("--upstream", metavar="URL_OR_PATH", help="clone or fetch from here: URL, folder or bundle")
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="a name in configs/paths.yaml; is remembered"
-    )
-    parser.add_argument("--force", action="store_true", help="save what is in the way, then replace it")
     parser.add_argument("--json", action="store_true", help="the same facts for programs, on stdout")
     parser.add_argument("--project", type=Path, default=here, help=argparse.SUPPRESS)
+    for flag, about in _FLAGS.items():
+        if flag in _OF_VERB[verb or "apply"]:
+            parser.add_argument(flag, **about)
     return parser
+
+
+def _request(options: argparse.Namespace) -> Request:
+    known = {field.name for field in fields(Request)}
+    given = {name: value for name, value in vars(options).items() if name in known}
+    given["settings"] = _settings(getattr(options, "set", None) or [])
+    return Request(**given, say=lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:

@@ -9,9 +9,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Protocol
 
 from .build import Commit
 from .errors import OverlayError
+
+
+class Answer(Protocol):
+    """What a verb returns: the same facts as text and as JSON, and the exit code."""
+
+    @property
+    def code(self) -> int: ...
+
+    def as_text(self) -> str: ...
+
+    def as_json(self) -> str: ...
 
 
 class Outcome(Enum):
@@ -50,6 +62,10 @@ class Report:
     local_edits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     restore: tuple[str, ...] = ()  # commands that bring back what --force replaced
+
+    @property
+    def code(self) -> int:
+        return 0
 
     @property
     def commands(self) -> dict[str, str]:
