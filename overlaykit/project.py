@@ -14,6 +14,7 @@ import yaml
 
 from .configs import Rules, load_rules
 from .errors import FixTheProjectFile
+from .install import refuse_pending
 from .patchfile import Patch
 from .series import read_series
 
@@ -48,8 +49,9 @@ class Project:
 
 
 def read_project(root: Path) -> Project:
-    """Read the project at `root`. Raises FixTheProjectFile."""
+    """Read the project at `root`. Raises FixTheProjectFile, and TryAgain while its files are being replaced."""
     root = root.resolve()
+    refuse_pending(root)
     upstream = read_upstream(root / "configs" / "upstream.yaml")
     series = read_series(root / "patches")
     overlay = overlay_files(root / "overlay")
@@ -63,6 +65,7 @@ def read_project(root: Path) -> Project:
         *((file.name, file.read_bytes()) for file in (rules_file, *code)),
     ):
         digest.update(json.dumps([name, len(data)]).encode() + data)
+    refuse_pending(root)
     return Project(root, upstream, series, overlay, rules, digest.hexdigest())
 
 
@@ -93,11 +96,15 @@ def read_upstream(path: Path) -> Upstream:
 
 def write_result(path: Path, tree: str) -> None:
     """Replace the `result` of configs/upstream.yaml; every other byte stays."""
-    data = path.read_bytes()
+    path.write_bytes(with_result(path, path.read_bytes(), tree))
+
+
+def with_result(path: Path, data: bytes, tree: str) -> bytes:
+    """`data`, the bytes of `path`, with another `result`."""
     changed, count = re.subn(rb"(?m)^result:[^\S\r\n]*[^\s#]*", b'result: "%s"' % tree.encode(), data)
     if count != 1:
         raise FixTheProjectFile(f"{path} has no line that starts with 'result:'", fix='Add the line: result: ""')
-    path.write_bytes(changed)
+    return changed
 
 
 def overlay_files(folder: Path) -> dict[str, Path]:
