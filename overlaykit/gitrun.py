@@ -65,17 +65,29 @@ class GitResult:
 MINIMUM = (2, 32)  # the first that lets GIT_CONFIG_GLOBAL replace the user's configuration
 
 
+def git_version() -> tuple[int, int]:
+    """E.g. (2, 39)."""
+    return _numbers(_version())
+
+
 def require_git() -> None:
     """Raise FixTheCommand where git is missing or too old to be isolated from the user's configuration."""
+    version = _version()
+    if _numbers(version) < MINIMUM:
+        why = "Older versions cannot be kept from reading your own git configuration, which could change the result."
+        raise FixTheCommand(f"{version} is too old.", why, "Install git 2.32 or newer and run this again.")
+
+
+def _version() -> str:
     try:
-        version = execute(["version"], Path("/"), isolated()).output.decode()
+        return execute(["version"], Path("/"), isolated()).output.decode().strip()
     except GitCommandNotFound as error:
         raise FixTheCommand("git was not found.", fix="Install git 2.32 or newer and run this again.") from error
+
+
+def _numbers(version: str) -> tuple[int, int]:
     numbers = re.search(r"(\d+)\.(\d+)", version)
-    found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
-    if found < MINIMUM:
-        why = "Older versions cannot be kept from reading your own git configuration, which could change the result."
-        raise FixTheCommand(f"{version.strip()} is too old.", why, "Install git 2.32 or newer and run this again.")
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 def execute(

@@ -138,6 +138,30 @@ def fetch(repo: Repo, upstream: Upstream, tried: tuple[str, ...], lock: IO[bytes
     raise unreachable(upstream, failures)
 
 
+def fetch_heads(
+    repo: Repo, tried: tuple[str, ...], asked: str, into: str, lock: IO[bytes], say: Callable[[str], None]
+) -> None:
+    """Fetch all branches to refs below `into`, and `asked` (a tag or commit) to `into`asked where it is no branch."""
+    failures = []
+    place = {"GIT_DIR": str(repo.git_dir)}
+    if repo.worktree:
+        place["GIT_WORK_TREE"] = str(repo.worktree)
+    common = ("fetch", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--")
+    for address in tried:
+        say(f"Fetching from {address}")
+        where = repo.worktree or repo.git_dir
+        branches = f"+refs/heads/*:{into}*"
+        result = execute_showing_progress([*common, address, branches], where, place, lock)
+        if result.status == 0:
+            if repo.resolve(f"{into}{asked}") == [None]:  # not a branch: whether it is there is seen afterwards
+                execute_showing_progress([*common, address, f"+{asked}:{into}asked"], where, place, lock)
+            return
+        failures.append(Failure(address, _last_words(result)))
+    listed = "\n".join(f"  {failure.address}\n    {failure.reason}" for failure in failures)
+    fix = "Pass --upstream with what you can reach, or the id of a commit that this clone already has."
+    raise ReachTheUpstream("Upstream's branches could not be had from any address.", f"Tried:\n{listed}", fix)
+
+
 def unreachable(upstream: Upstream, failures: list[Failure]) -> ReachTheUpstream:
     tried = "\n".join(f"  {failure.address}\n    {failure.reason}" for failure in failures)
     return ReachTheUpstream(
@@ -188,5 +212,9 @@ def _reason(result: GitResult, upstream: Upstream) -> str:
     """git's own words, for people; its last line says what failed."""
     if result.status == 0:
         return f"was read, but does not hold commit {upstream.commit}: it is another project or an old copy"
+    return _last_words(result)
+
+
+def _last_words(result: GitResult) -> str:
     lines = [line.strip() for line in result.error.replace("\r", "\n").split("\n") if line.strip()]
     return " ".join(lines[-2:]) or f"git ended with status {result.status}"
