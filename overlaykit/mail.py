@@ -23,7 +23,7 @@ _ENVELOPE = re.compile(r"From [0-9a-f]{40} ")
 _SUBJECT_PREFIX = re.compile(r"^(?:[\s:]|re:|\[[^\]]*\])+", re.IGNORECASE)
 _IN_BODY_HEADER = re.compile(r">?from\b|date:|subject:|\[patch", re.IGNORECASE)
 _DIFF_STARTS = ("--- ", "+++ ", "@@ -", "diff -", "Index: ")
-_TRAILER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*):[ \t]*(\S.*)")
+TRAILER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*):[ \t]*(\S.*)")
 _SPACE = " \t\n\r\v\f"
 
 
@@ -167,7 +167,7 @@ def _trailers(body: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     key = ""
     for line in body.rsplit("\n\n", 1)[-1].split("\n"):
-        match = _TRAILER.fullmatch(line)
+        match = TRAILER.fullmatch(line)
         if match:
             key = match[1]
             found[key] = (*found.get(key, ()), match[2].strip())

@@ -112,13 +112,18 @@ def overlay_files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if any(_LITTER.fullmatch(part) for part in inside.parts):
+        if is_litter(inside):
             continue
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise FixTheProjectFile(f"{path} is no plain file", "Symlinks and devices can point outside the tree.")
         if path.is_file():
             files[inside.as_posix()] = path
     return dict(sorted(files.items()))
+
+
+def is_litter(inside: Path) -> bool:
+    """True for a path inside overlay/ that is not part of it, but left there by Python, an editor or a file manager."""
+    return any(_LITTER.fullmatch(part) for part in inside.parts)
 
 
 def _text(path: Path, data: Mapping[str, Any], key: str, pattern: str) -> str:

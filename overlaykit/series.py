@@ -18,32 +18,44 @@ def read_series(folder: str | Path) -> tuple[Patch, ...]:
     No series and no patches is an empty overlay.
     """
     folder = Path(folder)
-    series = folder / "series"
-    names = _listed(series) if series.exists() else []
-    unlisted = sorted({path.name for path in folder.glob("*.patch")} - set(names))
-    if unlisted:
-        why = "A patch that is not listed would silently not be applied."
-        raise FixTheProjectFile(f"{series} does not list {', '.join(unlisted)}", why, "List it there, or delete it.")
+    names, problems = examine_series(folder)
+    if problems:
+        raise problems[0]
     return tuple(read_patch(folder / name) for name in names)
 
 
-def _listed(series: Path) -> list[str]:
+def examine_series(folder: Path) -> tuple[tuple[str, ...], tuple[FixTheProjectFile, ...]]:
+    """The listed names of files that exist, and everything that is wrong with the list."""
+    series = folder / "series"
+    text, problems = "", []
     try:
-        text = series.read_text(encoding="utf-8")
+        text = series.read_text(encoding="utf-8") if series.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise FixTheProjectFile(f"{series} cannot be read: {error}") from error
+        return (), (FixTheProjectFile(f"{series} cannot be read: {error}"),)
     names: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         name = line.partition("#")[0].strip()
-        if not name:
-            continue
-        where = f"{series}:{number}"
-        if not _NAME.fullmatch(name):
-            raise FixTheProjectFile(f"{where}: {name!r} is not of the form NNNN-words.patch")
-        if names and name <= names[-1]:
-            why = "`git am patches/*.patch` must give the same tree, and it applies them in the order of their names."
-            raise FixTheProjectFile(f"{where}: {name} does not come after {names[-1]}", why, "Renumber the patches.")
-        if not (series.parent / name).is_file():
-            raise FixTheProjectFile(f"{where}: {name} does not exist", fix="Restore the file, or remove the line.")
-        names.append(name)
-    return names
+        problem = _problem(series, number, name, names) if name else None
+        if problem:
+            problems.append(problem)
+        if name and _NAME.fullmatch(name) and name not in names and (folder / name).is_file():
+            names.append(name)
+    unlisted = sorted({path.name for path in folder.glob("*.patch")} - set(names))
+    if unlisted:
+        why = "A patch that is not listed would silently not be applied."
+        what = f"{series} does not list {', '.join(unlisted)}"
+        problems.append(FixTheProjectFile(what, why, "List it there, or delete it."))
+    return tuple(names), tuple(problems)
+
+
+def _problem(series: Path, number: int, name: str, names: list[str]) -> FixTheProjectFile | None:
+    """What is wrong with one line, if anything; `names` precede it."""
+    where = f"{series}:{number}"
+    if not _NAME.fullmatch(name):
+        return FixTheProjectFile(f"{where}: {name!r} is not of the form NNNN-words.patch")
+    if names and name <= names[-1]:
+        why = "`git am patches/*.patch` must give the same tree, and it applies them in the order of their names."
+        return FixTheProjectFile(f"{where}: {name} does not come after {names[-1]}", why, "Renumber the patches.")
+    if not (series.parent / name).is_file():
+        return FixTheProjectFile(f"{where}: {name} does not exist", fix="Restore the file, or remove the line.")
+    return None
