@@ -1,0 +1,256 @@
+"""Why a rebase stopped, for a maintainer who did not write the patch: what it wants, who is in its way, what to do.
+
+Looks at the index of a stopped `git rebase`: stage 1 is what the patch was made for, stage 2 upstream with the
+patches before it, stage 3 what the patch makes of stage 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from . import hints
+from .culprits import Culprit, newest_first, who_changed, who_removed, who_touched
+from .enclosing import enclosing
+from .gitrepo import Entry, Repo, decode
+from .linemap import carry, split_lines
+from .patchfile import Patch
+from .regions import Region, find_regions
+from .whereabouts import names_of, read_file, renamed_to
+
+_SHOWN = 8  # lines of an excerpt
+_FILES = ("100644", "100755")
+
+
+class Kind(Enum):
+    """What is in the way; the text is for people."""
+
+    CONTENT = "both changed these lines"
+    LINE_ENDS = "upstream converted the line ends"
+    DELETED_UPSTREAM = "upstream deleted the file"
+    RENAMED_UPSTREAM = "upstream renamed the file"
+    DELETED_BY_PATCH = "the patch deletes a file that upstream changed"
+    ADDED_BY_BOTH = "upstream has a file of this name too"
+    MODE = "both changed what kind of file it is"
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One place where a patch does not merge. Excerpts are a few lines each, without line ends."""
+
+    patch: str  # file name
+    subject: str
+    why: str  # first paragraph of the patch's message
+    path: str  # as the index of the stopped rebase has it
+    kind: Kind
+    line: int  # of the `<<<<<<<` in the file in the worktree; 0: the whole file, or markers already edited
+    function: str  # what the lines belong to in upstream's version; empty at top level
+    upstream: tuple[str, ...]
+    base: tuple[str, ...]
+    patched: tuple[str, ...]
+    culprits: tuple[Culprit, ...]  # newest first; empty: no upstream commit, see the hint
+    hint: str
+
+    @property
+    def where(self) -> str:
+        at = f"{self.path}:{self.line}" if self.line else self.path
+        return f"{at} in {self.function}" if self.function else at
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """What every explanation of one stop needs."""
+
+    repo: Repo
+    patch: Patch
+    old: str
+    new: str
+    renames: Mapping[str, str]
+
+    def conflict(self, path: str, kind: Kind, hint: str, culprits: Sequence[Culprit] = ()) -> Conflict:
+        patch = self.patch
+        return Conflict(patch.name, patch.subject, why(patch), path, kind, 0, "", (), (), (), tuple(culprits), hint)
+
+    def before(self, path: str) -> str:
+        """The name of the file in `old`."""
+        return next((name for name, later in self.renames.items() if later == path), path)
+
+    def names(self, path: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*names_of(self.repo, self.old, self.new, path), self.before(path))))
+
+    def read(self, commit: str, path: str) -> bytes | None:
+        return read_file(self.repo, commit, path)
+
+
+def why(patch: Patch) -> str:
+    """The first paragraph of a patch's message that is not its trailers."""
+    paragraphs = patch.body.split("\n\n")
+    prose = paragraphs[:-1] if patch.trailers else paragraphs
+    return " ".join(prose[0].split()) if prose else ""
+
+
+def explain_conflicts(repo: Repo, patch: Patch, old: str, new: str) -> tuple[Conflict, ...]:
+    """Every place where `patch` does not merge; `repo` is the worktree of a rebase that stopped at it.
+
+    `old` and `new` are the upstream commits (full ids) between which the series is carried.
+    """
+    stop = _Stop(repo, patch, old, new, renamed_to(repo, old, new))
+    conflicts: list[Conflict] = []
+    for path, stages in sorted(_unmerged(repo).items()):
+        conflicts += _explain(stop, path, stages)
+    return tuple(conflicts)
+
+
+def _unmerged(repo: Repo) -> dict[str, dict[int, Entry]]:
+    """Path -> stage -> entry."""
+    found: dict[str, dict[int, Entry]] = {}
+    for row in repo.git("ls-files", "-u", "-z", "--full-name", ":/").split(b"\0")[:-1]:
+        about, _, path = row.partition(b"\t")
+        mode, blob, stage = about.decode().split(" ")
+        found.setdefault(decode(path), {})[int(stage)] = Entry(mode, blob)
+    return found
+
+
+def _explain(stop: _Stop, path: str, stages: Mapping[int, Entry]) -> list[Conflict]:
+    blobs = stop.repo.read_blobs(entry.id for entry in stages.values() if entry.mode in _FILES)
+    texts = {number: blobs.get(entry.id) for number, entry in stages.items()}
+    base, upstream, patched = (texts.get(number) for number in (1, 2, 3))
+    if any(entry.mode not in _FILES for entry in stages.values()):
+        return [stop.conflict(path, Kind.MODE, hints.KIND_OF_FILE, _changed_file(stop, path))]
+    if set(stages) == {1, 3}:
+        return _deleted_upstream(stop, path)
+    if set(stages) == {1, 2}:
+        hint = hints.deleted_by_patch(path, stop.old, stop.new)
+        return [stop.conflict(path, Kind.DELETED_BY_PATCH, hint, _changed_file(stop, path))]
+    if set(stages) == {2, 3}:
+        same = upstream == patched
+        culprits = who_changed(stop.repo, stop.old, stop.new, [path], lambda data: data is None)
+        return [stop.conflict(path, Kind.ADDED_BY_BOTH, hints.added_by_both(path, same, bool(culprits)), culprits)]
+    if base is None or upstream is None or patched is None:
+        return [
+            stop.conflict(path, Kind.RENAMED_UPSTREAM, hints.renamed(path, stop.renames), _changed_file(stop, path))
+        ]
+    conflicts = _content(stop, path, base, upstream, patched)
+    if not conflicts:
+        modes = {number: entry.mode for number, entry in stages.items()}
+        conflicts = [stop.conflict(path, Kind.MODE, hints.mode(path, modes), ())]
+    return conflicts
+
+
+def _changed_file(stop: _Stop, path: str) -> tuple[Culprit, ...]:
+    return who_changed(stop.repo, stop.old, stop.new, stop.names(path), lambda data: data)
+
+
+# ---- a file that upstream no longer has under this name ----
+
+
+def _deleted_upstream(stop: _Stop, path: str) -> list[Conflict]:
+    """One conflict per hunk: a file may have been split, and its parts live in several places."""
+    culprit = who_removed(stop.repo, stop.old, stop.new, path)
+    kind = Kind.RENAMED_UPSTREAM if path in stop.renames else Kind.DELETED_UPSTREAM
+    change = next((change for change in stop.patch.files if change.path == path), None)
+    text = split_lines(stop.read(stop.old, path) or b"")
+    conflicts = []
+    for hunk in change.hunks if change else ():
+        hint = hints.deleted_upstream(stop.repo, stop.new, path, hunk, stop.renames.get(path))
+        conflict = stop.conflict(path, kind, hint, [culprit] if culprit else [])
+        function = enclosing(path, text, hunk.old_start + hunk.context_before) if text else ""
+        conflicts.append(
+            replace(conflict, function=function, base=_excerpt(hunk.old_lines), patched=_excerpt(hunk.new_lines))
+        )
+    return conflicts or [stop.conflict(path, kind, hints.NO_FILE, [culprit] if culprit else [])]
+
+
+# ---- lines that both sides changed ----
+
+
+def _content(stop: _Stop, path: str, base: bytes, upstream: bytes, patched: bytes) -> list[Conflict]:
+    regions = find_regions(stop.repo, upstream, base, patched)
+    if regions is None:
+        return [stop.conflict(path, Kind.CONTENT, hints.NOT_TEXT, _changed_file(stop, path))]
+    lines = _marker_lines(stop.repo, path, (upstream, base, patched), regions)
+    if _crlf(upstream) != _crlf(base) and regions:
+        return _line_ends(stop, path, (base, upstream, patched), lines)
+    return [_region(stop, path, base, upstream, region, line) for region, line in zip(regions, lines)]
+
+
+def _region(stop: _Stop, path: str, base: bytes, upstream: bytes, region: Region, line: int) -> Conflict:
+    text = split_lines(upstream)
+    function = enclosing(path, text, max(1, region.first))
+    culprits = _culprits(stop, path, upstream, region)
+    hint = hints.content(stop.repo, stop.new, path, base, upstream, region)
+    if not culprits:
+        hint += " " + hints.no_culprit(stop.repo, stop.new, path, region.first, region.last)
+    if stop.before(path) != path:
+        hint = f"Upstream renamed {stop.before(path)} to {path}. {hint}"
+    return replace(
+        stop.conflict(path, Kind.CONTENT, hint, culprits),
+        line=line,
+        function=function,
+        upstream=_excerpt(region.upstream),
+        base=_excerpt(region.base),
+        patched=_excerpt(region.patch),
+    )
+
+
+def _culprits(stop: _Stop, path: str, upstream: bytes, region: Region) -> tuple[Culprit, ...]:
+    """Who wrote upstream's side, and who removed lines that the patch still expects."""
+    here = stop.read(stop.new, path)
+    if here is None:
+        return ()
+    first, last = carry(split_lines(upstream), split_lines(here), region.first, region.last)
+    before = split_lines(stop.read(stop.old, stop.before(path)) or b"")
+    gone = [text for text in region.base if text.strip() and text not in region.upstream and before.count(text) == 1]
+    found = list(who_changed(stop.repo, stop.old, stop.new, stop.names(path), _sees(gone))) if gone else []
+    if first <= last or not found:
+        found += who_touched(stop.repo, stop.old, stop.new, path, first, last)
+    return newest_first(stop.repo, stop.old, stop.new, found)
+
+
+def _sees(lines: Sequence[str]) -> Callable[[bytes | None], tuple[bool, ...]]:
+    def view(data: bytes | None) -> tuple[bool, ...]:
+        text = set(split_lines(data or b""))
+        return tuple(line in text for line in lines)
+
+    return view
+
+
+def _line_ends(stop: _Stop, path: str, texts: tuple[bytes, bytes, bytes], lines: Sequence[int]) -> list[Conflict]:
+    """Upstream changed the end of every line: say so once, and show what conflicts besides."""
+    culprits = who_changed(stop.repo, stop.old, stop.new, stop.names(path), lambda data: _crlf(data or b""))
+    base, upstream, patched = (text.replace(b"\r\n", b"\n") for text in texts)
+    regions = find_regions(stop.repo, upstream, base, patched) or ()
+    hint = hints.line_ends(path, _crlf(texts[1]), bool(regions))
+    about = replace(stop.conflict(path, Kind.LINE_ENDS, hint, culprits), line=lines[0])
+    return [about, *(_region(stop, path, base, upstream, region, 0) for region in regions)]
+
+
+def _crlf(data: bytes) -> bool:
+    """Whether most lines end with CR LF."""
+    return data.count(b"\r\n") * 2 > data.count(b"\n")
+
+
+def _marker_lines(repo: Repo, path: str, texts: Sequence[bytes], regions: Sequence[Region]) -> list[int]:
+    """The line of each region's first marker in the worktree's file; 0 where the user has changed it since."""
+    file = repo.worktree / path if repo.worktree else None
+    if file is None or file.is_symlink() or not file.is_file():
+        return [0] * len(regions)
+    own = {line for text in texts for line in split_lines(text)}
+    lines = split_lines(file.read_bytes())
+    marked = [number for number, text in enumerate(lines, 1) if re.match("<{7} ", text) and text not in own]
+    if len(marked) == len(regions):
+        return marked
+    return [next((at for at in marked if _starts(lines, at, region)), 0) for region in regions]
+
+
+def _starts(lines: Sequence[str], at: int, region: Region) -> bool:
+    return tuple(lines[at : at + len(region.upstream)]) == region.upstream
+
+
+def _excerpt(lines: Sequence[str]) -> tuple[str, ...]:
+    shown = [text.rstrip("\n").encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in lines]
+    return (
+        tuple(shown) if len(shown) <= _SHOWN else (*shown[: _SHOWN - 1], f"… and {len(shown) - _SHOWN + 1} more lines")
+    )

@@ -1,0 +1,223 @@
+"""What to do about a conflict, in one to three sentences, from the three texts and from where the lines went."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Mapping, Sequence
+
+from .culprits import describe, touched_by
+from .enclosing import enclosing
+from .gitrepo import Repo
+from .linemap import carry, split_lines
+from .patchfile import Hunk
+from .regions import Region
+from .whereabouts import Place, moved_lines, telling
+
+KIND_OF_FILE = (
+    "Upstream made a symbolic link or a submodule of this file, or took one away. Find what replaces the file, and "
+    "make the patch's change there."
+)
+NOT_TEXT = "The file is not text, so nothing can be merged line by line. A patch cannot change it: use overlay/."
+NO_FILE = "Upstream has no such file any more, and the patch changes nothing in it: git rm it."
+
+
+def deleted_by_patch(path: str, old: str, new: str) -> str:
+    name = shlex.quote(path)
+    return (
+        f"Read what upstream changed: git diff {old[:12]} {new[:12]} -- {name}  "
+        f"If deleting the file is still right: git rm -- {name}  If not: git add -- {name}"
+    )
+
+
+def added_by_both(path: str, same: bool, upstream: bool) -> str:
+    name = shlex.quote(path)
+    if same:
+        return f"Both files are the same: the patch's has landed. Keep upstream's: git checkout --ours -- {name}"
+    whose = "Upstream has" if upstream else "An earlier patch of the series creates"
+    return (
+        f"{whose} a file of this name now. If it does what the patch's file does, keep it: "
+        f"git checkout --ours -- {name}  If not, give the patch's file another name, also in what imports it."
+    )
+
+
+def renamed(path: str, renames: Mapping[str, str]) -> str:
+    if path in renames:
+        name = shlex.quote(path)
+        return f"Upstream renamed this file to {renames[path]}. Make the patch's change there, then: git rm -- {name}"
+    before = [name for name, later in renames.items() if later == path]
+    if before:
+        return (
+            f"Upstream renamed {before[0]} to this name, and the patch moves or removes the same file. Keep one name."
+        )
+    return "The file was renamed or replaced by a folder on one side. Keep one name, and git rm the others."
+
+
+def mode(path: str, modes: Mapping[int, str]) -> str:
+    sign = "+" if modes[3] == "100755" else "-"
+    return (
+        f"The lines merge, the modes do not: it was {modes[1]}, upstream has {modes[2]}, the patch wants {modes[3]}. "
+        f"To do as the patch: git update-index --chmod={sign}x -- {shlex.quote(path)}"
+    )
+
+
+def line_ends(path: str, crlf: bool, more: bool) -> str:
+    name = shlex.quote(path)
+    ends, now = ("s/\\r*$/\\r/", "CR LF") if crlf else ("s/\\r*$//", "LF")
+    said = f"Upstream converted the file to {now} line ends, so every line of it differs."
+    if more:
+        return f"{said} The conflicts below are what is left when line ends are set aside."
+    return (
+        f"{said} Apart from that the patch fits. Make its change in upstream's version, with upstream's line ends: "
+        f"git checkout --ours -- {name} && git diff :1:{name} :3:{name} | git apply --ignore-whitespace && "
+        f"sed -i '{ends}' {name}"
+    )
+
+
+def deleted_upstream(repo: Repo, new: str, path: str, hunk: Hunk, renamed_to: str | None) -> str:
+    """For one hunk of a patch, in a file that is not there any more."""
+    name = shlex.quote(path)
+    if renamed_to:
+        return f"Upstream renamed the file to {renamed_to}. Make this hunk's change there, then: git rm -- {name}"
+    removed = [line[1:] for line in hunk.lines if line[0] == "-"]
+    places = moved_lines(repo, new, removed, _kind(path)) or moved_lines(repo, new, hunk.old_lines, _kind(path))
+    if places:
+        return f"The lines of this hunk are now in {_listed(places)}. Make its change there, then: git rm -- {name}"
+    return (
+        "None of this hunk's lines is left anywhere upstream. Read the commit above for what replaces them; if nothing "
+        f"does, this part of the patch has no object any more: git rm -- {name}"
+    )
+
+
+def no_culprit(repo: Repo, new: str, path: str, first: int, last: int) -> str:
+    """Upstream did not touch the lines, so a patch of the series did."""
+    earlier = touched_by(repo, new, "HEAD", path, first, last)
+    if not earlier:
+        return "No upstream commit touched these lines."
+    subjects = " and ".join(f"'{culprit.subject}'" for culprit in describe(repo, earlier[:3]))
+    return f"No upstream commit touched these lines: an earlier patch of the series did, {subjects}."
+
+
+def content(repo: Repo, new: str, path: str, base: bytes, upstream: bytes, region: Region) -> str:
+    """For lines that both sides changed: the most specific thing that is true of them."""
+    ours, was, wanted = region.upstream, region.base, region.patch
+    if _words(ours) == _words(wanted):
+        return "Upstream already has this change; only white space differs. Keep upstream's lines."
+    added, removed = _changes(was, wanted)
+    if _landed(ours, added, removed):
+        return "Upstream already has every line that the patch adds here. Keep upstream's lines."
+    text = split_lines(upstream)
+    if not was or not any(line.strip() for line in was):
+        return "Upstream and the patch both add lines here. Keep both, in the order in which they have to run."
+    if _words(ours) == _words(was):
+        return f"Upstream only changed white space here{_by_how_much(was, ours)}. {_redo(added, removed)}"
+    if _inside(was, ours):
+        extra = [line for line, text in zip(ours, _stripped(ours)) if text and text not in _stripped(was)]
+        around = f", and put new lines around or between them ({_quoted(extra)})" if extra else ""
+        indented = f"Upstream kept these lines, but indented them anew{_by_how_much(was, ours)}{around}."
+        return f"{indented} {_redo(added, removed)}"
+    left = [line for line in _stripped(removed or was) if line and line in _stripped(text)]
+    if not left:
+        places = [
+            place for place in moved_lines(repo, new, removed, _kind(path)) or moved_lines(repo, new, was, _kind(path))
+        ]
+        if places:
+            return f"Upstream moved these lines: they are now in {_listed(places)}. Make the patch's change there."
+    if _neighbours(was, ours, wanted):
+        theirs_added, theirs_removed = _changes(was, ours)
+        what = f"changed {_quoted(theirs_removed)}" if theirs_removed else f"added {_quoted(theirs_added)}"
+        return f"Upstream {what} beside the patch's lines, not the lines themselves. Keep both changes."
+    moved = _renamed_function(path, base, was, text, region)
+    if not any(line.strip() for line in ours):
+        return f"{moved}Upstream removed these lines. Read the commit for why; {_if_needed(added)}"
+    return f"{moved}Upstream changed the lines that the patch changes. {_redo(added, removed)}"
+
+
+def _changes(old: Sequence[str], new: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Lines that were added, lines that were removed."""
+    steps = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    added = [line for tag, _, _, low, high in steps if tag != "equal" for line in new[low:high]]
+    return added, [line for tag, low, high, _, _ in steps if tag != "equal" for line in old[low:high]]
+
+
+def _words(lines: Sequence[str]) -> list[str]:
+    return "".join(lines).split()
+
+
+def _stripped(lines: Sequence[str]) -> list[str]:
+    return [line.strip() for line in lines]
+
+
+def _landed(ours: Sequence[str], added: Sequence[str], removed: Sequence[str]) -> bool:
+    there = set(_stripped(ours))
+    new = {line for line in _stripped(added) if line}
+    gone = {line for line in _stripped(removed) if line} - new
+    return bool(new or gone) and new <= there and not gone & there
+
+
+def _inside(was: Sequence[str], ours: Sequence[str]) -> bool:
+    """Whether all lines of `was` come in order in `ours`, some with another indentation."""
+    rest = iter(_stripped(ours))
+    return all(line in rest for line in _stripped(was) if line) and not set(was) <= set(ours)
+
+
+def _neighbours(was: Sequence[str], ours: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether the two sides changed different lines of `was`, and neither wrote where the other removed."""
+
+    def spans(side: Sequence[str]) -> list[tuple[int, int]]:
+        steps = difflib.SequenceMatcher(None, was, side, autojunk=False).get_opcodes()
+        return [(low, high) for tag, low, high, _, _ in steps if tag != "equal"]
+
+    pairs = [(one, other) for one in spans(ours) for other in spans(wanted)]
+    return all(a[1] <= b[0] or b[1] <= a[0] for a, b in pairs) and all(a[0] != b[0] for a, b in pairs)
+
+
+def _by_how_much(was: Sequence[str], ours: Sequence[str]) -> str:
+    before = {line.strip(): _indent(line) for line in was if line.strip()}
+    steps = {_indent(line) - before[line.strip()] for line in ours if line.strip() in before}
+    return f" ({steps.pop():+d} columns)" if len(steps) == 1 and steps != {0} else ""
+
+
+def _indent(line: str) -> int:
+    return len(line.expandtabs()) - len(line.expandtabs().lstrip())
+
+
+def _renamed_function(path: str, base: bytes, was: Sequence[str], text: Sequence[str], region: Region) -> str:
+    """A sentence where upstream's lines stand in another function than the patch's did."""
+    before = split_lines(base)
+    at = carry(text, before, region.first, region.last)[0]
+    then, now = enclosing(path, before, at), enclosing(path, text, max(1, region.first))
+    return f"This was in {then}, and is in {now} now. " if then and now and then != now else ""
+
+
+def _redo(added: Sequence[str], removed: Sequence[str]) -> str:
+    if added and removed:
+        return f"Make the patch's change again on upstream's lines: {_quoted(removed)} becomes {_quoted(added)}."
+    if added:
+        return f"Make the patch's change again on upstream's lines: it adds {_quoted(added)}."
+    return f"Make the patch's change again on upstream's lines: it removes {_quoted(removed)}."
+
+
+def _if_needed(added: Sequence[str]) -> str:
+    if not added:
+        return "the patch removes them too, so keep upstream's side."
+    return f"if the patch is still needed, find the place where {_quoted(added)} belongs now."
+
+
+def _quoted(lines: Sequence[str]) -> str:
+    """The most telling of the lines, and how many there are besides."""
+    real = [line.strip() for line in lines if line.strip()]
+    if not real:
+        return "an empty line"
+    shown = (telling(real) or real)[0]
+    more = f" (and {len(real) - 1} more)" if len(real) > 1 else ""
+    return f"`{shown if len(shown) <= 80 else shown[:79] + '…'}`{more}"
+
+
+def _listed(places: Sequence[Place]) -> str:
+    return " or ".join(str(place) for place in places)
+
+
+def _kind(path: str) -> str:
+    dot = path.rpartition("/")[2].rpartition(".")
+    return f".{dot[2]}" if dot[1] else ""
