@@ -42,7 +42,7 @@ def find_hand_edits(repo: Repo, rules: Rules, committed: Mapping[str, Entry]) ->
             continue
         mine = (repo.worktree / path).read_bytes()
         old = repo.read_blobs([committed[path].id]).get(committed[path].id, b"")
-        edits.append(HandEdit(path, old, mine, *_changed_values(old, mine, rules, path)))
+        edits.append(HandEdit(path, old, mine, *changed_values(old, mine, rules, path)))
     return tuple(edits)
 
 
@@ -67,8 +67,8 @@ def carry_over(
     return result.output if result.status == 0 else None
 
 
-def _changed_values(old: bytes, mine: bytes, rules: Rules, path: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Those that become settings, and the names of those that cannot."""
+def changed_values(old: bytes, mine: bytes, rules: Rules, path: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Owned values that differ between two versions of a file: those that become settings, and the names of others."""
     changed: dict[str, str] = {}
     left: list[str] = []
     for rule in rules.of(path):

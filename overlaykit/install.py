@@ -59,11 +59,13 @@ def install(root: Path, files: Mapping[str, bytes | None], seen: Mapping[str, by
     with _locked(root):
         _finish(root)
         for path, expected in {**dict.fromkeys(files), **seen}.items():
-            _check_path(root, path)
+            check_inside(root, path)
             if path in seen and _read(root / path) != expected:
                 what = f"{root / path} was changed while this ran; nothing was written."
                 raise SaveYourWork(what, fix="Run this again.")
         changed = {path: new for path, new in files.items() if _read(root / path) != new}
+        for path in changed:
+            _check_kind(root, path, changed)
         if changed:
             _stage(root, changed)
             try:
@@ -118,7 +120,7 @@ def _settle(root: Path, new: bool) -> bool:
     entries = _read_plan(folder)
     for entry in entries:
         _refuse_edited(root, folder, entry)
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: bool(entry.new if new else entry.old)):  # a folder may become a file
         wanted = entry.new if new else entry.old
         beside(root / entry.path).unlink(missing_ok=True)
         _put(root, entry.path, (folder / wanted).read_bytes() if wanted else None, 0 if new else entry.old_mode)
@@ -144,7 +146,7 @@ def _read_plan(folder: Path) -> list[_File]:
 
 def _refuse_edited(root: Path, folder: Path, entry: _File) -> None:
     """Raise SaveYourWork where the file holds neither the old nor the new bytes: then someone edited it since."""
-    _check_path(root, entry.path)
+    check_inside(root, entry.path)
     sides = [(folder / name).read_bytes() if name else None for name in (entry.old, entry.new)]
     if _read(root / entry.path) not in sides:
         raise SaveYourWork(
@@ -174,20 +176,31 @@ def _remove_empty_parents(root: Path, path: str) -> None:
         parent.rmdir()
 
 
-def _check_path(root: Path, path: str) -> None:
-    """A path of the project, with no link on its way that would lead elsewhere."""
+def check_inside(root: Path, path: str) -> None:
+    """Raise FixTheCommand for a path that leads out of the folders of the project, perhaps through a link."""
     parts = PurePosixPath(path).parts
     inside = "/".join(parts) == path and not path.startswith("/") and ".." not in parts and len(parts) > 1
     if not inside or (root / path).parent.resolve() != root.resolve().joinpath(*parts[:-1]):
         raise FixTheCommand(f"{root / path} leads out of the project.", "A link may stand on its way.")
-    if (root / path).is_symlink() or (root / path).is_dir():
-        raise SaveYourWork(f"{root / path} is no plain file, so it will not be replaced.", fix="Move it elsewhere.")
+
+
+def _check_kind(root: Path, path: str, files: Mapping[str, bytes | None]) -> None:
+    """Raise SaveYourWork where a link stands, or a folder in which something would be left."""
+    target = root / path
+    left = [file for file in target.rglob("*") if not file.is_dir() and files.get(_name(root, file), b"") is not None]
+    if target.is_symlink() or left or (target.is_dir() and files[path] is None):
+        what = f"{left[0] if left else target} is in the way; nothing was written."
+        raise SaveYourWork(what, "A plain file has to be written or deleted there.", "Move it elsewhere.")
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def _read(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 

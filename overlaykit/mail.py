@@ -64,7 +64,7 @@ def read_mail(name: str, raw: bytes) -> Mail:
     if not subject:
         raise broken(name, 4, "the subject is empty")
     body_end, diff_line = _find_diff(name, lines, at)
-    message = _stripspace([subject, "", *_body(name, lines, at, body_end)])
+    message = stripspace([subject, "", *_body(name, lines, at, body_end)])
     body = message[len(subject) :].strip("\n")
     return Mail(author, address, headers["date"], subject, body, message, diff_line, MappingProxyType(_trailers(body)))
 
@@ -156,7 +156,7 @@ def _body(name: str, lines: list[str], at: int, end: int) -> list[str]:
     return lines[at:end]
 
 
-def _stripspace(lines: list[str]) -> str:
+def stripspace(lines: list[str]) -> str:
     """What git does to every message: no trailing space, no double blank lines, one newline at the end."""
     text = "\n".join(line.rstrip(_SPACE) for line in lines)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"

@@ -9,7 +9,7 @@ from typing import Callable
 from .backup import how_to_restore, save
 from .build import Commit
 from .carry import carry_out, exchange, recover_first, refs_of
-from .errors import FixTheCommand, TryAgain
+from .errors import FixTheCommand
 from .gitrepo import Repo
 from .journal import Head, Journal
 from .plan import (
@@ -24,7 +24,7 @@ from .plan import (
     refuse_other_projects,
 )
 from .project import Project, read_project, write_result
-from .report import Outcome, Report, how_to_call
+from .report import Outcome, Report
 from .sources import CLONING, addresses, clone, clone_into, fetch, is_locked
 from .survey import changes_between, read_index, survey
 from .workspace import BASE, BRANCH, PREVIOUS, Workspace, open_workspace
@@ -68,7 +68,7 @@ def check(request: Request) -> Report:
     project.rules.resolve(request.settings)
     workspace = open_workspace(request.workspace)
     if workspace:
-        _refuse_checking(workspace)
+        workspace.refuse_at_work()
     with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
         scratch = Path(folder)
         if workspace is None or not has_pin(workspace.repo, project):
@@ -166,14 +166,6 @@ def lock(request: Request) -> Report:
     outcome = Outcome.LOCKED if changed else Outcome.NOTHING_TO_DO
     where = str(request.workspace.resolve())
     return Report("lock", outcome, where, base=built.base, commits=built.commits[:-1], tree=tree, expected=tree)
-
-
-def _refuse_checking(workspace: Workspace) -> None:
-    if is_locked(workspace.lock_file):
-        raise TryAgain(f"A run is at work on {workspace.folder}.", "What it leaves is not known yet.", "Wait for it.")
-    if workspace.journal():
-        what = f"A run in {workspace.folder} was interrupted, so nothing was checked."
-        raise TryAgain(what, fix=f"Let {how_to_call()} finish or undo it.")
 
 
 def _passing_clone(project: Project, tried: tuple[str, ...], scratch: Path, say: Callable[[str], None]) -> Repo:

@@ -18,13 +18,13 @@ from typing import IO, Callable
 
 from .backup import how_to_restore
 from .build import read_settings
-from .errors import FixTheCommand, SaveYourWork
+from .errors import FixTheCommand, SaveYourWork, TryAgain
 from .gitrepo import Repo, decode
 from .gitrun import execute, isolated
 from .journal import Head, Journal, read_journal, write_file
 from .recover import read_head
 from .report import how_to_call
-from .sources import CLONING, is_free, take_lock
+from .sources import CLONING, is_free, is_locked, take_lock
 
 BRANCH = "refs/heads/overlay"
 TIP = "refs/overlay/tip"  # the configuration commit that the last apply made
@@ -134,6 +134,14 @@ class Workspace:
             if (self.repo.git_dir / name).exists():
                 fix = f"Finish or abort it first, e.g. git -C {quote(str(self.folder))} status"
                 raise SaveYourWork(f"{self.folder} is in the middle of a {verb}.", fix=fix)
+
+    def refuse_at_work(self) -> None:
+        """Raise TryAgain where a run is at work, or was interrupted: what it leaves is not known yet."""
+        if is_locked(self.lock_file):
+            raise TryAgain(f"A run is at work on {self.folder}.", "What it leaves is not known yet.", "Wait for it.")
+        if self.journal():
+            what = f"A run in {self.folder} was interrupted, so nothing was checked."
+            raise TryAgain(what, fix=f"Let {how_to_call()} finish or undo it.")
 
     def refuse_second_worktree(self, state: State) -> None:
         """Raise SaveYourWork where branch overlay is checked out in another worktree of the same repository."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Union
 
 import yaml
@@ -67,6 +67,28 @@ class Document:
         self._check(data, values, set(edits))
         return data
 
+    def copied(self, other: Document, keys: Iterable[str]) -> bytes:
+        """The file with the values at these dotted keys written as `other` writes them, quotes included."""
+        edits, values = {}, {}
+        for key in keys:
+            path = self._path(key)
+            values[key] = other.value(key)
+            self.scalar(key, path[-1])
+            start, end = self._span(key, path)
+            first, last = other._span(key, other._path(key))
+            new = other.text[first:last]
+            if start == end and new:
+                new = " " + new
+            elif not new and self.text[start - 1 : start] == " ":
+                start -= 1
+            edits[path[-1].start_mark.index] = (start, end, new)
+        text = self.text
+        for start, end, new in sorted(edits.values(), reverse=True):
+            text = text[:start] + new + text[end:]
+        data = text.encode("utf-8")
+        self._check(data, values, set(edits))
+        return data
+
     def scalar(self, name: str, node: yaml.Node) -> Value:
         """The value of one node; `name` is for messages."""
         if not isinstance(node, yaml.ScalarNode):
@@ -109,6 +131,12 @@ class Document:
 
     def _edit(self, key: str, path: list[yaml.Node], value: Value) -> tuple[int, int, str]:
         """Start, end and new characters of one replacement."""
+        start, end = self._span(key, path)
+        new = _scalar(value, path[-1].style)
+        return start, end, new if start < end else " " + new
+
+    def _span(self, key: str, path: list[yaml.Node]) -> tuple[int, int]:
+        """Start and end of a value's characters; empty behind `key:` without a value."""
         node = path[-1]
         assert isinstance(node, yaml.ScalarNode)  # `scalar` has refused anything else
         parents = _parents(path[0])
@@ -117,12 +145,11 @@ class Document:
             raise self._error(node, problem, "Setting it would change the other place too: write the value out there.")
         if node.style in ("|", ">"):
             raise self._error(node, f"{key} is a block of several lines", "Put the value on the line of its key.")
-        new = _scalar(value, node.style)
         for token in yaml.scan(self.text, Loader=Loader):
             # The node also spans an anchor or a tag in front, the token only the scalar itself.
             if isinstance(token, yaml.ScalarToken) and token.end_mark.index == node.end_mark.index:
-                return token.start_mark.index, token.end_mark.index, new
-        return node.end_mark.index, node.end_mark.index, " " + new  # `key:` without a value
+                return token.start_mark.index, token.end_mark.index
+        return node.end_mark.index, node.end_mark.index
 
     def _check(self, data: bytes, values: Mapping[str, Value], edited: set[int]) -> None:
         problem, new = "", None

@@ -182,3 +182,17 @@ def test_a_project_in_between_is_not_read(toy: Toy) -> None:
         read_project(toy.project)
     done = toy.run("check")
     assert (done.code, "being replaced" in done.err) == (5, True)
+
+
+def test_a_folder_becomes_a_file_and_a_file_a_folder(root: Path) -> None:
+    changes = {"overlay/deep/er/c": None, "overlay/deep": b"file\n", "patches/a": None, "patches/a/b": b"below\n"}
+    install(root, changes, OLD)
+    assert files(root) == {
+        "patches/b": b"b\n",
+        "configs/d": b"d\n",
+        "overlay/deep": b"file\n",
+        "patches/a/b": b"below\n",
+    }
+    (root / "patches" / "a" / "mine").write_bytes(b"mine\n")
+    with pytest.raises(SaveYourWork, match="mine is in the way"):
+        install(root, {"patches/a/b": None, "patches/a": b"a\n"}, {})
