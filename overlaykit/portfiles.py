@@ -54,7 +54,7 @@ def find_lost_keys(sides: Sides, rules: Rules) -> Iterator[PortProblem]:
                 PortKind.KEY_UNFIT,
                 f"configs/paths.yaml: {names}",
                 f"{file} is no YAML file any more: {_why_unreadable(file, data)}",
-                sides.who(file, lambda data, file=file: _keys(file, data) is None),  # type: ignore[misc]
+                sides.who(file, lambda data, file=file: _keys(file, data) is None, follow=True),  # type: ignore[misc]
             )
             continue
         present = [rule for rule in rules.of(file) if rule.key in keys]
@@ -95,7 +95,7 @@ def _lost_key(sides: Sides, rule: Rule, keys: Mapping[str, Value]) -> PortProble
         ]
         hint = f"Also named so: {'; '.join(others[:3])}." if others else did_you_mean(rule.key, keys)
     what = f"{rule.file} has no key {rule.key} now."
-    return PortProblem(kind, f"configs/paths.yaml: {rule.name}", what, sides.who(rule.file, has_key), hint)
+    return PortProblem(kind, f"configs/paths.yaml: {rule.name}", what, sides.who(rule.file, has_key, follow=True), hint)
 
 
 def _unfit(sides: Sides, data: bytes, rules: Iterable[Rule], defaults: Mapping[str, Value]) -> Iterator[PortProblem]:
@@ -107,7 +107,7 @@ def _unfit(sides: Sides, data: bytes, rules: Iterable[Rule], defaults: Mapping[s
         why = _why_unfit(rule, data, defaults)
         if why:
             where = f"configs/paths.yaml: {rule.name}"
-            yield PortProblem(PortKind.KEY_UNFIT, where, why, sides.who(rule.file, fits))
+            yield PortProblem(PortKind.KEY_UNFIT, where, why, sides.who(rule.file, fits, follow=True))
 
 
 def _why_unfit(rule: Rule, data: bytes, defaults: Mapping[str, Value]) -> str:

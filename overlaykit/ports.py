@@ -3,6 +3,8 @@
 Static: upstream's files are read and parsed, never imported or run. What is needed:
 
     portfiles   overlay paths are free; the files and keys of the rules exist
+    portcode    what overlay code imports, calls and overrides (pyuses: what that is; pymodules: where it is defined;
+                pysign: what it takes)
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from pathlib import Path
 
 from .configs import Rules
 from .gitrepo import Repo
+from .portcode import find_broken_uses
 from .portfiles import find_collisions, find_lost_keys
-from .porttypes import Files, PortKind, PortProblem, Sides, renames
+from .porttypes import Files, PortKind, PortProblem, Sides
+from .whereabouts import renamed_to
 
 __all__ = ["PortKind", "PortProblem", "check_ports"]
 
@@ -27,5 +31,5 @@ def check_ports(
     between these names the culprits. Writes nothing.
     """
     old, new = Files(repo, old_tree), Files(repo, new_tree)
-    sides = Sides(repo, old, new, old_base, new_base, renames(repo, old_tree, new_tree))
-    return (*find_collisions(sides, overlay), *find_lost_keys(sides, rules))
+    sides = Sides(repo, old, new, old_base, new_base, renamed_to(repo, old_tree, new_tree))
+    return (*find_collisions(sides, overlay), *find_lost_keys(sides, rules), *find_broken_uses(sides, overlay))

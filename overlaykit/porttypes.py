@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Callable
+from typing import Callable
 
-from .gitrepo import Entry, Repo, decode
-
-if TYPE_CHECKING:
-    from .culprits import Culprit
+from .culprits import Culprit, who_changed
+from .gitrepo import Entry, Repo
+from .whereabouts import names_of
 
 
 class PortKind(Enum):
@@ -68,19 +67,12 @@ class Sides:
     new: Files
     old_base: str
     new_base: str
-    renamed: Mapping[str, str] = field(default_factory=dict)  # path before -> path after
+    renamed: Mapping[str, str]  # path before -> path after
 
-    def who(self, path: str, probe: Callable[[bytes | None], object]) -> tuple[Culprit, ...]:
-        """Upstream's commits that changed what `probe` says of a file's content (None: there is no such file)."""
-        return ()
+    def who(self, path: str, view: Callable[[bytes | None], Hashable], follow: bool = False) -> tuple[Culprit, ...]:
+        """Upstream's commits that changed what `view` sees in a file (None: there is none), newest first.
 
-
-def renames(repo: Repo, old: str, new: str) -> Mapping[str, str]:
-    """Path before -> path after, for the files that git takes for renamed."""
-    listing = repo.git("diff-tree", "-r", "-z", "-M", "-l5000", "--diff-filter=R", "--name-status", old, new)
-    return dict(_pairs(listing.split(b"\0")))
-
-
-def _pairs(fields: list[bytes]) -> Iterator[tuple[str, str]]:
-    for before, after in zip(fields[1::3], fields[2::3]):
-        yield decode(before), decode(after)
+        `follow`: the file's other names count too.
+        """
+        paths = names_of(self.repo, self.old_base, self.new_base, path) if follow else (path,)
+        return who_changed(self.repo, self.old_base, self.new_base, paths, view)
