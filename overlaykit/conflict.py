@@ -58,6 +58,15 @@ class Conflict:
         at = f"{self.path}:{self.line}" if self.line else self.path
         return f"{at} in {self.function}" if self.function else at
 
+    def __str__(self) -> str:
+        about = f"{self.patch} ({self.subject})" + (f"\n  wants: {self.why}" if self.why else "")
+        rows = [about, f"  {self.where}: {self.kind.value}"]
+        sides = (("upstream", self.upstream), ("before", self.base), ("the patch", self.patched))
+        if any(lines for _, lines in sides):
+            rows += [f"    {name + ':':<11}{text}" for name, lines in sides for text in lines or ("(nothing)",)]
+        rows += [f"  touched by {culprit}" for culprit in self.culprits]
+        return "\n".join([*rows, f"  {self.hint}"])
+
 
 @dataclass(frozen=True)
 class _Stop:

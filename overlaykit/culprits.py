@@ -37,7 +37,7 @@ def who_touched(repo: Repo, old: str, new: str, path: str, first: int, last: int
     Lines are 1-based; last == first - 1 is the gap before `first`, where lines may have been deleted.
     """
     found = touched_by(repo, old, new, path, first, last)
-    if _is_ancestor(repo, old, new):
+    if is_ancestor(repo, old, new):
         return describe(repo, found)
     before = next((name for name, later in renamed_to(repo, old, new).items() if later == path), path)
     there, here = read_file(repo, old, before), read_file(repo, new, path)
@@ -140,7 +140,8 @@ def _clamped(first: int, last: int, size: int) -> tuple[int, int]:
     return max(1, min(first, size)), min(last, size)
 
 
-def _is_ancestor(repo: Repo, old: str, new: str) -> bool:
+def is_ancestor(repo: Repo, old: str, new: str) -> bool:
+    """Whether going from `old` to `new` only adds commits."""
     return repo.status_of("merge-base", "--is-ancestor", old, new).status == 0
 
 

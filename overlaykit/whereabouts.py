@@ -79,30 +79,22 @@ def names_of(repo: Repo, old: str, new: str, path: str) -> tuple[str, ...]:
 
 
 def rename_commits(repo: Repo, old: str, new: str, path: str) -> list[tuple[str, str, str]]:
-    """(commit, old path, new path) of every rename between, among files of the same kind as `path`; newest first."""
+    """(commit, old path, new path) of the renames between, among files of the same kind as `path`; newest first."""
     suffix = PurePosixPath(path).suffix
-    scope = f":(top,glob)**/*{suffix}" if suffix.isascii() and suffix[1:].isalnum() else f":(top,literal){path}"
+    kind = suffix.isascii() and suffix[1:].isalnum()
+    scope = f":(top,glob)**/*{suffix}" if kind else ":/"
+    same = "-M" if kind else "-M100%"  # identical files are found without reading them
     commits = repo.git("rev-list", f"{old}...{new}", "--", scope)
-    text = repo.status_of(
-        "diff-tree",
-        "--stdin",
-        "-r",
-        "-M",
-        "-z",
-        "--diff-filter=R",
-        "--name-status",
-        "--",
-        scope,
-        stdin=commits,
-        env=NO_FETCH,
-    )
-    fields = iter(decode(text.output).split("\0"))
+    options = ("--stdin", "-r", same, "-z", "--diff-filter=R", "--name-status")
+    # A file that this clone lacks ends the list early; what was found until then is still true.
+    told = repo.status_of("diff-tree", *options, "--", scope, stdin=commits, env=NO_FETCH)
+    fields = iter(decode(told.output).split("\0"))
     found, commit = [], ""
     for field in fields:
         if re.fullmatch("[0-9a-f]{40}", field):
             commit = field
-        elif field:
-            found.append((commit, next(fields), next(fields)))
+        elif re.fullmatch("R[0-9]+", field):
+            found.append((commit, next(fields, ""), next(fields, "")))
     return found
 
 
@@ -119,15 +111,18 @@ def literal(paths: Iterable[str]) -> list[str]:
     return [f":(top,literal){path}" for path in paths]
 
 
-def _places(repo: Repo, new: str, text: str, kind: str, limit: int) -> tuple[Place, ...]:
-    """Lines that are `text` but for indentation; () when there are files without end of them."""
+def files_with(repo: Repo, new: str, text: str, kind: str) -> list[str]:
+    """The files of a commit, named *`kind`, that hold this text within a line."""
     options = ("-z", "-l", "-I", "-F", "--full-name", "--no-color")
-    found = repo.status_of("grep", *options, "-e", text, new, "--", f":(top,glob)**/*{kind}", env=NO_FETCH)
-    names = [name.partition(":")[2] for name in decode(found.output).split("\0") if name]
+    told = repo.status_of("grep", *options, "-e", text, new, "--", f":(top,glob)**/*{kind}", env=NO_FETCH)
+    return [name.partition(":")[2] for name in decode(told.output).split("\0") if name]
+
+
+def _places(repo: Repo, new: str, text: str, kind: str, limit: int) -> tuple[Place, ...]:
+    """Lines that are `text` but for indentation."""
     places = []
-    for name in names[: limit + 1]:
+    for name in files_with(repo, new, text, kind)[: limit + 1]:
         lines = split_lines(read_file(repo, new, name) or b"")
-        for number, line in enumerate(lines, 1):
-            if line.strip() == text:
-                places.append(Place(name, number, enclosing(name, lines, number)))
+        numbers = [number for number, line in enumerate(lines, 1) if line.strip() == text]
+        places += [Place(name, number, enclosing(name, lines, number)) for number in numbers]
     return tuple(places)
