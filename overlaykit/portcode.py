@@ -83,6 +83,7 @@ def _changed(port: _Port) -> Iterator[PortProblem]:
 
 def _changed_methods(port: _Port) -> Iterator[PortProblem]:
     """Methods of the classes that a file uses, where it calls something of that name on some object."""
+    told = set()  # a method may be found through several classes that inherit it
     for names, cls in _classes_of(port).items():
         after = port.new.find(names)
         if not isinstance(after.node, ast.ClassDef):
@@ -91,8 +92,11 @@ def _changed_methods(port: _Port) -> Iterator[PortProblem]:
             was, now = port.old.member(cls, method), port.new.member(after, method)
             # A call that did not fit before either is of another class's method.
             fitting = [call for call in called if not why_not(port.old, was, call, True)]
-            if was.state is not State.FOUND or was.node is None or not fitting or not port.from_upstream(was, now):
+            definition = was.path, was.local
+            known = was.state is State.FOUND and was.node is not None and definition not in told
+            if not known or not fitting or not port.from_upstream(was, now):
                 continue
+            told.add(definition)
             name = f"{names[-1]}.{method}"
             if _is_lost(was, now):
                 what = f"{name} is gone, and a method of that name is called here."

@@ -181,6 +181,8 @@ def _parse(path: str, data: bytes) -> _Module:
         tree = ast.parse(data)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # for another Python, or no Python at all
         return _OPAQUE
+    if _is_deep(tree):
+        return _OPAQUE
     bindings: dict[str, list[ast.AST]] = {}
     stars = []
     for node, name, target in _bindings(tree, package_of(path)):
@@ -191,6 +193,14 @@ def _parse(path: str, data: bytes) -> _Module:
     calls = {dotted(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     hidden = "__getattr__" in bindings or bool(calls & {("globals",), ("exec",)}) or _touches_sys_modules(tree)
     return _Module({name: tuple(nodes) for name, nodes in bindings.items()}, tuple(stars), _public(tree), hidden)
+
+
+def _is_deep(tree: ast.Module) -> bool:
+    """Nested further than people write, and than code that walks down a tree can follow."""
+    level: list[ast.AST] = [tree]
+    for _ in range(200):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    return bool(level)
 
 
 def _bindings(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[ast.AST, str, tuple[str, ...]]]:
