@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from .configs import Rules, load_rules
 from .errors import FixTheProjectFile
 from .finding import Finding, LintRule, finding_of
-from .patchfile import Patch, parse_patch
+from .patchfile import Patch, read_patch
 from .project import Upstream, is_litter, read_upstream
 from .series import examine_series
 
@@ -52,7 +52,7 @@ def read_patches(root: Path) -> Folder:
         try:
             if (root / path).is_symlink():
                 raise FixTheProjectFile(f"{path}: is a symlink", fix="Put the file itself there.")
-            patches.append(parse_patch(path, (root / path).read_bytes()))
+            patches.append(read_patch(root / path))
         except FixTheProjectFile as error:
             patches.append(None)
             findings.append(finding_of(error, root, LintRule.FORM, path))

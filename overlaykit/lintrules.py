@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -59,9 +59,12 @@ def _check_trailers(patch: Patch, project: Path) -> Iterator[Finding]:
     for key in REQUIRED:
         count = len(patch.trailers.get(key, ()))
         if count != 1:
+            line = trailer_line(patch, key)
             what = f"{key} appears {count} times" if count else f"there is no {key}"
+            if not count and line != message_end(patch):
+                what = f"{key} is not in the last paragraph"
             fix = "The last paragraph of the message has each of " + ", ".join(REQUIRED) + " once."
-            yield Finding(where, trailer_line(patch, key), LintRule.TRAILERS, what, fix)
+            yield Finding(where, line, LintRule.TRAILERS, what, fix)
     for key in patch.trailers:
         if key not in _ALLOWED:
             what = f"unknown trailer {key}"
@@ -169,22 +172,18 @@ def _check_context(patch: Patch, hunk: Hunk) -> Iterator[Finding]:
 
 
 def _check_needless(patch: Patch, hunk: Hunk) -> Iterator[Finding]:
-    """Lines that are removed and come back, although nothing moved. Lines without words are git's own noise."""
-    old, new = ([line for line in lines if _telling(line)] for lines in (hunk.old_lines, hunk.new_lines))
-    removed = [line[1:] for line in hunk.lines if line[0] == "-" and _telling(line[1:])]
-    needless = len(removed) - (len(old) - _common(old, new)) if set(removed) & set(new) else 0
+    """Lines that are removed and come back, although nothing moved."""
+    changed = list(changed_lines(hunk))
+    removed = [line.text for line in changed if not line.added]
+    returning = [line for line in changed if line.added and line.text in removed and line.text.strip()]
+    needless = len(removed) - len(hunk.old_lines) + _common(hunk.old_lines, hunk.new_lines) if returning else 0
     if needless > 0:
-        returning = next(line for line in changed_lines(hunk) if line.added and line.text in removed)
         plural = "lines are" if needless > 1 else "line is"
-        what = f"{needless} {plural} removed and added again, for example: {returning.text.strip()}"
-        yield Finding(where_of(patch), returning.at, LintRule.NEEDLESS, what, "Let git write the patch again.")
+        what = f"{needless} {plural} removed and added again, for example: {returning[0].text.strip()}"
+        yield Finding(where_of(patch), returning[0].at, LintRule.NEEDLESS, what, "Let git write the patch again.")
 
 
-def _telling(line: str) -> bool:
-    return len(re.findall(r"\w", line)) >= 3
-
-
-def _common(old: list[str], new: list[str]) -> int:
+def _common(old: Sequence[str], new: Sequence[str]) -> int:
     """Length of the longest common subsequence."""
     row = [0] * (len(new) + 1)
     for line in old:
@@ -212,11 +211,10 @@ def check_chain(patches: Iterable[Patch | None]) -> Iterator[Finding]:
         for change in patch.files:
             before = left.get(change.path)
             if before and before[1:] != (change.old_blob, change.old_mode):
-                what = (
-                    f"{change.path}: starts from {change.old_blob[:12]}, but {before[0].name} leaves {before[1][:12]}"
-                )
+                mine, others = f"blob {change.old_blob[:12]}", f"blob {before[1][:12]}"
                 if before[1] == change.old_blob:
-                    what = f"{change.path}: starts from mode {change.old_mode}, but {before[0].name} leaves {before[2]}"
+                    mine, others = f"mode {change.old_mode}", f"mode {before[2]}"
+                what = f"{change.path}: starts from {mine}, but {before[0].name} leaves {others}"
                 fix = "They were made on different trees: apply the earlier ones, then record this one again."
                 yield Finding(where_of(patch), change.line, LintRule.CHAIN, what, fix)
             left[change.path] = (patch, change.new_blob, change.new_mode)

@@ -49,18 +49,18 @@ def check_tree(
     try:
         built = build(clean, upstream.commit, series, overlay, nothing, {}, scratch / "build")
     except (RebaseThePatch, FixTheProjectFile) as error:
-        note = (
-            "Not checked, because the patched tree cannot be built: Hooks' names, the patches' bytes, the lock, rules."
-        )
+        note = "Not checked, because the tree cannot be built: names in Hooks, the patches' bytes, the lock, the rules."
         return Tree(tuple(_misfits(error, root, series, overlay)), (note,))
     written = {where_of(patch): write_patch(clean, commit.id) for patch, commit in zip(series, built.patches)}
     findings = [
         *_check_hooks(clean, series),
         *(finding for patch in series for finding in _check_written(patch, written[where_of(patch)])),
         *_check_lock(root, upstream, built),
-        *(_check_rules(clean, root, built, rules) if rules else ()),
     ]
-    return Tree(tuple(findings), (), written)
+    notes: list[str] = []
+    if rules:
+        findings += _check_rules(clean, root, built, rules, notes)
+    return Tree(tuple(findings), tuple(notes), written)
 
 
 def _misfits(
@@ -86,7 +86,6 @@ def _misfits(
 def _check_hooks(repo: Repo, series: Sequence[Patch]) -> Iterator[Finding]:
     changes = [change for patch in series for change in patch.files]
     blobs = repo.read_blobs({blob for c in changes for blob in (c.old_blob, c.new_blob)} - {NO_BLOB})
-    blobs[NO_BLOB] = b""
     for patch in series:
         try:
             hooks = [hook for value in patch.trailers.get("Hooks", ()) for hook in parse_hooks(value)]
@@ -96,7 +95,8 @@ def _check_hooks(repo: Repo, series: Sequence[Patch]) -> Iterator[Finding]:
         for change in patch.files:
             for hook in hooks:
                 if hook.path == change.path:
-                    old, new = blobs[change.old_blob], blobs[change.new_blob]
+                    # Only an empty file can be missing: git read all others to apply the patches.
+                    old, new = blobs.get(change.old_blob, b""), blobs.get(change.new_blob, b"")
                     yield from check_symbols(change, hook, old, new, where_of(patch), line)
 
 
@@ -123,7 +123,8 @@ def _check_lock(root: Path, upstream: Upstream, built: Built) -> Iterator[Findin
         yield Finding(LOCK, _line_of_key(root / LOCK, "result"), LintRule.LOCK, what, fix)
 
 
-def _check_rules(repo: Repo, root: Path, built: Built, rules: Rules) -> Iterator[Finding]:
+def _check_rules(repo: Repo, root: Path, built: Built, rules: Rules, notes: list[str]) -> Iterator[Finding]:
+    """Each rule's file and key must be there; what a partial clone lacks is noted."""
     files = repo.tree(built.overlay.id)
     blobs = repo.read_blobs(files[path].id for path in rules.files if path in files)
     for path in rules.files:
@@ -131,6 +132,9 @@ def _check_rules(repo: Repo, root: Path, built: Built, rules: Rules) -> Iterator
             near = did_you_mean(path, (other for other in files if other.endswith((".yaml", ".yml"))))
             what = f"{path} is not in the patched tree"
             yield Finding(PATHS, _line_of_key(root / PATHS, path), LintRule.CONFIG, what, near)
+            continue
+        if files[path].id not in blobs:
+            notes.append(f"Not checked, because this clone lacks the file: the keys of {path}.")
             continue
         for rule in rules.of(path):
             problem = _unreadable(blobs[files[path].id], rule)

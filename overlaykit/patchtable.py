@@ -56,8 +56,8 @@ def _hooks(text: str) -> str:
 
 def _code(text: str) -> str:
     """A code span of one table cell; Markdown takes `|` for the next cell even there."""
-    if not text:
-        return _EMPTY
+    if not text or "\\" in text:  # a backslash there would free the `|` behind it
+        return _text(text)
     fence = "`" * (max(map(len, re.findall(r"`+", text)), default=0) + 1)
     space = " " if "`" in text else ""
     return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
@@ -65,7 +65,7 @@ def _code(text: str) -> str:
 
 def _text(text: str, empty: str = _EMPTY) -> str:
     """Words of a message on one line, shown as they are; only code spans and addresses keep their meaning."""
-    parts = re.split(r"(`[^`]+`|https?://[^\s|<>]+)", " ".join(text.split()))
+    parts = re.split(r"(`[^`\\]+`|https?://[^\s|<>\\]+)", " ".join(text.split()))
     escaped = (re.sub(r"([\\`*_{}\[\]<>#|~&!$@])", r"\\\1", part) for part in parts[0::2])
     kept = (part.replace("|", "\\|") for part in [*parts[1::2], ""])
     return "".join(one + other for one, other in zip(escaped, kept)) or empty
