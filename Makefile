@@ -42,10 +42,11 @@ test-matrix: $(VENV)/.ready  ## the whole path with transformers 4.30.2, 4.57.x 
 ablation: $(VENV)/.ready  ## each patch left out in turn must make its own test fail
 	$(PY) tests/ablation.py
 
-lint: $(VENV)/.ready  ## ruff and mypy
+lint: $(VENV)/.ready  ## ruff, mypy, and every rule for patches, overlay and configuration
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(PY) apply.py lint
 
 ledger: $(VENV)/.ready  ## run the suite and write its results, good or bad, into the claims ledger of both READMEs
 	-$(PYTEST) --junitxml build/junit.xml
