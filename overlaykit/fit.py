@@ -122,11 +122,11 @@ def _explain_hunk(path: str, lines: Sequence[str], hunk: Hunk) -> tuple[_Differe
     old, start = hunk.old_lines, hunk.old_start - 1
     if not old or tuple(lines[start : start + len(old)]) == old:
         return None
-    moved = _find(lines, old, start)
+    moved = find_lines(lines, old, start)
     if moved is not None:
         hint = f"All its lines are {_distance(moved - start)}, from line {moved + 1}. {RECORD_AGAIN}"
         return _first_difference(lines, old, start), moved + hunk.context_before + 1, hint
-    landed = _find(lines, hunk.new_lines, hunk.new_start - 1) if hunk.new_lines else None
+    landed = find_lines(lines, hunk.new_lines, hunk.new_start - 1) if hunk.new_lines else None
     if landed is not None:
         hint = f"Upstream already has what this hunk makes of it, from line {landed + 1}: drop the hunk."
         return _first_difference(lines, old, landed), landed + hunk.context_before + 1, hint
@@ -160,7 +160,7 @@ def _changed_hint(
     return " ".join(parts)
 
 
-def _find(lines: Sequence[str], wanted: Sequence[str], near: int) -> int | None:
+def find_lines(lines: Sequence[str], wanted: Sequence[str], near: int) -> int | None:
     """Index of the occurrence of `wanted` that is nearest to index `near`."""
     size = len(wanted)
     starts = [at for at in range(len(lines) - size + 1) if tuple(lines[at : at + size]) == tuple(wanted)]

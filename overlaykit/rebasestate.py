@@ -1,7 +1,7 @@
 """What a rebase leaves on disk between its steps: where it goes, and how far it came.
 
-    .git/overlay/rebase.json       this
-    .git/overlay/rebase-worktree   the linked worktree in which conflicts are resolved
+.git/overlay/rebase.json       this
+.git/overlay/rebase-worktree   the linked worktree in which conflicts are resolved
 """
 
 from __future__ import annotations

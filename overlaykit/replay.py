@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .build import build
 from .configs import Rules
+from .errors import SaveYourWork
 from .gitrepo import AUTHOR, WHO, GitFailed, Repo, decode
 from .gitrun import git_version
 from .patchfile import Patch
@@ -103,14 +104,33 @@ class Replay:
         commit, tree = self.stopped_at, self.repo.line("write-tree", "--missing-ok")
         return Resolution(commit or "", self._tree_of_head(), tree)
 
-    def resolve_as_before(self, known: Sequence[Resolution]) -> bool:
-        """Stage what the user made of the same conflict in an earlier attempt; False where it is a new one."""
+    def resolve_as_before(self, known: Sequence[Resolution]) -> Resolution | None:
+        """Stage what the user made of the same conflict in an earlier attempt; None where it is a new one."""
         stopped, on = self.stopped_at, self._tree_of_head()
         for resolution in known:
             if (resolution.commit, resolution.on) == (stopped, on):
                 self.repo.git("read-tree", "--reset", "-u", resolution.tree)
-                return True
-        return False
+                return resolution
+        return None
+
+    def refuse_unstaged(self) -> None:
+        """Raise SaveYourWork for edits not staged (in a conflict) or not committed (at the end), and for markers."""
+        against = [] if self.at_work else ["HEAD"]
+        edited = self.repo.git("diff", "--name-only", "-z", "--no-ext-diff", *against).split(b"\0")[:-1]
+        if edited:
+            verb = "add" if self.at_work else "commit -a --amend, or restore"
+            raise SaveYourWork(
+                f"{len(edited)} edited file{'s are' if len(edited) > 1 else ' is'} not "
+                f"{'staged' if self.at_work else 'committed'}: {', '.join(decode(path) for path in edited[:5])}",
+                fix=f"In {self.repo.worktree}: git {verb}",
+            )
+        staged = self.repo.git("diff", "--cached", "--name-only", "-z", "--no-ext-diff", "--diff-filter=d", "HEAD")
+        for path in (decode(name) for name in staged.split(b"\0")[:-1]):
+            text = self.repo.git("cat-file", "blob", f":{path}")
+            marked = [sign for sign in (b"<<<<<<< ", b">>>>>>> ") if text.startswith(sign) or b"\n" + sign in text]
+            if len(marked) == 2:
+                what = f"{path} was staged with conflict markers in it."
+                raise SaveYourWork(what, fix=f"Edit it in {self.repo.worktree}, then git add {path}")
 
     def result(self) -> tuple[str, ...]:
         """The replayed commits, oldest first, those of the user's own among them."""

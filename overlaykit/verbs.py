@@ -61,8 +61,12 @@ def apply(request: Request) -> Report:
         return _report("apply", Outcome.APPLIED, workspace, project, notes + plan.notes, restore=restore)
 
 
-def check(request: Request) -> Report:
+def check(request: Request) -> Answer:
     """Say what apply would do. Objects go to a temporary folder, so the workspace stays as it is."""
+    if request.against:
+        from .against import check_against  # half of the package, which no other verb here needs
+
+        return check_against(request)
     project = read_project(request.project)
     tried = addresses(project.upstream, request.upstream)
     project.rules.resolve(request.settings)
