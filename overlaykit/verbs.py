@@ -24,7 +24,7 @@ from .plan import (
     refuse_other_projects,
 )
 from .project import Project, read_project, write_result
-from .report import Outcome, Report
+from .report import Answer, Outcome, Report, how_to_call
 from .sources import CLONING, addresses, clone, clone_into, fetch, is_locked
 from .survey import changes_between, read_index, survey
 from .workspace import BASE, BRANCH, PREVIOUS, Workspace, open_workspace

@@ -72,7 +72,8 @@ def test_lines_that_moved_are_recorded_anew(applied: Toy) -> None:
     done = applied.apply("rebase")
     assert "moved" in done.out or "context" in done.out
     text = (applied.workspace / "minigpt4" / "base_model.py").read_bytes()
-    assert b"import os" in text and b'"auto"' in text
+    assert b"import os" in text
+    assert b'"auto"' in text
 
 
 def test_a_conflict_names_patch_function_culprit_and_what_to_type(applied: Toy) -> None:
@@ -171,7 +172,9 @@ def test_drift_stops_until_it_was_read_and_is_recorded(applied: Toy) -> None:
     project = project_files(applied)
     done = applied.run("rebase")
     assert done.code == 1
-    assert "drifted" in done.out and "BaseModel.device" in done.out and culprit[:12] in done.out
+    assert "drifted" in done.out
+    assert "BaseModel.device" in done.out
+    assert culprit[:12] in done.out
     assert project_files(applied) == project
     assert applied.run("rebase", "--continue").code == 1
     done = applied.apply("rebase", "--continue", "--accept-drift")
@@ -240,7 +243,8 @@ def test_a_file_of_the_overlay_that_upstream_has_now_is_reported(applied: Toy) -
     project = project_files(applied)
     done = applied.run("rebase")
     assert done.code == 1
-    assert "overlay/run_predict.py" in done.out and culprit[:12] in done.out
+    assert "overlay/run_predict.py" in done.out
+    assert culprit[:12] in done.out
     assert project_files(applied) == project
     (applied.project / "overlay" / "run_predict.py").unlink()
     applied.write_overlay({"predict.py": OVERLAY["run_predict.py"]})
@@ -253,7 +257,8 @@ def test_a_key_that_moved_is_reported(applied: Toy) -> None:
     upstream_commits(applied, "Move a key", {"eval_configs/eval.yaml": moved})
     done = applied.run("rebase")
     assert done.code == 1
-    assert "low_resource" in done.out and "run.low_resource" in done.out
+    assert "low_resource" in done.out
+    assert "run.low_resource" in done.out
 
 
 @pytest.mark.parametrize(
