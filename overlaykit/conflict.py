@@ -7,12 +7,12 @@ patches before it, stage 3 what the patch makes of stage 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from . import hints
-from .culprits import Culprit, newest_first, who_changed, who_removed, who_touched
+from .culprits import Culprit, who_changed, who_removed, who_touched
 from .enclosing import enclosing
 from .gitrepo import Entry, Repo, decode
 from .linemap import carry, split_lines
@@ -210,20 +210,7 @@ def _culprits(stop: _Stop, path: str, upstream: bytes, region: Region) -> tuple[
     if here is None:
         return ()
     first, last = carry(split_lines(upstream), split_lines(here), region.first, region.last)
-    before = split_lines(stop.read(stop.old, stop.before(path)) or b"")
-    gone = [text for text in region.base if text.strip() and text not in region.upstream and before.count(text) == 1]
-    found = list(who_changed(stop.repo, stop.old, stop.new, stop.names(path), _sees(gone))) if gone else []
-    if first <= last or not found:
-        found += who_touched(stop.repo, stop.old, stop.new, path, first, last)
-    return newest_first(stop.repo, stop.old, stop.new, found)
-
-
-def _sees(lines: Sequence[str]) -> Callable[[bytes | None], tuple[bool, ...]]:
-    def view(data: bytes | None) -> tuple[bool, ...]:
-        text = set(split_lines(data or b""))
-        return tuple(line in text for line in lines)
-
-    return view
+    return who_touched(stop.repo, stop.old, stop.new, path, first, last)
 
 
 def _line_ends(stop: _Stop, path: str, texts: tuple[bytes, bytes, bytes], lines: Sequence[int]) -> list[Conflict]:

@@ -7,12 +7,12 @@ the commits that going from one to the other takes back count too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .gitrepo import Repo
 from .linemap import carry, split_lines
-from .whereabouts import NO_FETCH, literal, read_file, rename_commits, renamed_to
+from .whereabouts import NO_FETCH, literal, names_of, read_file, rename_commits, renamed_to
 
 # Settings and options that could add to the output of git log, or run something.
 _LOG = ("log", "-z", "--no-show-signature", "--no-decorate", "--no-notes", "--no-color", "--no-mailmap")
@@ -34,17 +34,23 @@ class Culprit:
 def who_touched(repo: Repo, old: str, new: str, path: str, first: int, last: int) -> tuple[Culprit, ...]:
     """The upstream commits between that touched lines first..last of `path` as it is in `new`; newest first.
 
-    Lines are 1-based; last == first - 1 is the gap before `first`, where lines may have been deleted.
+    Lines are 1-based; last == first - 1 is the gap before `first`. Who deleted what stood there counts too.
     """
-    found = touched_by(repo, old, new, path, first, last)
-    if is_ancestor(repo, old, new):
-        return describe(repo, found)
+    found = describe(repo, touched_by(repo, old, new, path, first, last) if first <= last else [])
     before = next((name for name, later in renamed_to(repo, old, new).items() if later == path), path)
     there, here = read_file(repo, old, before), read_file(repo, new, path)
     if there is not None and here is not None:
-        lines = carry(split_lines(here), split_lines(there), first, last)
-        found += [commit for commit in touched_by(repo, new, old, before, *lines) if commit not in found]
-    return describe(repo, found)
+        then, now = split_lines(there), split_lines(here)
+        start, end = carry(now, then, first, last)
+        if start <= end and not is_ancestor(repo, old, new):
+            found += describe(repo, touched_by(repo, new, old, before, start, end))
+        # `git log -L` does not see a deletion at the edge of the lines: ask for lines that only one side has.
+        only = [line for line in then[start - 1 : end] if then.count(line) == 1 and line not in now]
+        only += [line for line in now[first - 1 : last] if now.count(line) == 1 and line not in then]
+        if only:
+            names = (*names_of(repo, old, new, path), before)
+            found += who_changed(repo, old, new, names, lambda data: _which(only, data))
+    return newest_first(repo, old, new, found)
 
 
 def who_changed(
@@ -138,6 +144,11 @@ def _clamped(first: int, last: int, size: int) -> tuple[int, int]:
     if last < first:
         first, last = last, first
     return max(1, min(first, size)), min(last, size)
+
+
+def _which(lines: Sequence[str], data: bytes | None) -> tuple[bool, ...]:
+    there = set(split_lines(data or b""))
+    return tuple(line in there for line in lines)
 
 
 def is_ancestor(repo: Repo, old: str, new: str) -> bool:

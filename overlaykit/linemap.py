@@ -19,22 +19,13 @@ def carry(old: Sequence[str], new: Sequence[str], first: int, last: int) -> tupl
     edge of the lines is not part of them, what was added between them is.
     """
     start, end = first - 1, last
-    blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
     low, high = 0, len(new)
+    blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()[:-1]
     for block in blocks:
-        inside = block.a <= start < block.a + block.size
-        if start < end and inside:
-            low = block.b + start - block.a  # the first line is still there
-        elif block.a + block.size <= start:
-            low = block.b + block.size
-        elif start == end and block.a < start < block.a + block.size:
-            low = block.b + start - block.a
+        if block.a < start or (block.a == start < end):
+            low = block.b + min(start - block.a, block.size)
     for block in reversed(blocks):
-        inside = block.a < end <= block.a + block.size
-        if start < end and inside:
-            high = block.b + end - block.a
-        elif block.size and block.a >= end:
-            high = block.b
-        elif start == end and block.a < end < block.a + block.size:
-            high = block.b + end - block.a
+        stop = block.a + block.size
+        if stop > end or (stop == end > start):
+            high = block.b + max(end - block.a, 0)
     return low + 1, max(low, high)
