@@ -19,10 +19,15 @@ def enclosing(path: str, lines: Sequence[str], line: int) -> str:
     suffix = "." + path.rpartition(".")[2]
     if suffix == ".py":
         try:
-            return ".".join(_in_python(ast.parse("".join(lines)), line))
+            return enclosing_in(ast.parse("".join(lines)), line)
         except (SyntaxError, ValueError):  # conflict markers, Python 2: fall back to reading indentation
             pass
     return _by_indentation(lines, line, _HEADS.get(suffix, _ANY))
+
+
+def enclosing_in(tree: ast.Module, line: int) -> str:
+    """As `enclosing`, for a Python file that is parsed already."""
+    return ".".join(_in_python(tree, line))
 
 
 def _in_python(tree: ast.AST, line: int) -> list[str]:

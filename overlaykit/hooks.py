@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .enclosing import enclosing
+from .enclosing import enclosing, enclosing_in
 from .finding import Finding, LintRule
 from .nearest import did_you_mean
 from .patchfile import FileChange, Hunk, Patch
@@ -71,21 +71,21 @@ def check_paths(patch: Patch, hooks: Sequence[Hook], where: str, line: int) -> I
 def check_symbols(change: FileChange, hook: Hook, old: bytes, new: bytes, where: str, line: int) -> Iterator[Finding]:
     """The names must be the places that the lines of `change` belong to; `old` and `new` are the file's contents."""
     before, after = _Places(change.path, old), _Places(change.path, new)
-    known = {IMPORTS, MODULE} | before.names | after.names
+    known = {IMPORTS, MODULE} | before.names() | after.names() if before.python else set(hook.symbols)
+    for symbol in (symbol for symbol in hook.symbols if symbol not in known):
+        why = did_you_mean(symbol, known)
+        yield Finding(where, line, LintRule.HOOKS, f"{change.path} has no {symbol}, before or after", why)
+    if change.old_path is None or change.new_path is None or not (hook.symbols or before.python):
+        return
     touched: dict[str, ChangedLine] = {}
     for changed in (each for hunk in change.hunks for each in changed_lines(hunk)):
         name = (after if changed.added else before).of(changed.place) if changed.text.strip() else ""
         if name:
             touched.setdefault(name, changed)
     for symbol in hook.symbols:
-        if before.python and symbol not in known:
-            why = did_you_mean(symbol, known)
-            yield Finding(where, line, LintRule.HOOKS, f"{change.path} has no {symbol}, before or after", why)
-        elif not any(_covers(symbol, name) for name in touched):
+        if symbol in known and not any(_covers(symbol, name) for name in touched):
             fix = f"It changes: {', '.join(sorted(touched)) or 'nothing with a name'}."
             yield Finding(where, line, LintRule.HOOKS, f"the patch changes nothing in {symbol} of {change.path}", fix)
-    if change.old_path is None or change.new_path is None or not (hook.symbols or before.python):
-        return
     for name, changed in touched.items():
         named = any(_covers(symbol, name) for symbol in hook.symbols)
         if not named and (hook.symbols or name not in (IMPORTS, MODULE)):
@@ -123,28 +123,33 @@ class _Places:
             with suppress(SyntaxError, ValueError):  # another Python's syntax: names are then found by indentation
                 self.tree = ast.parse("".join(self.lines))
 
-    @property
     def names(self) -> set[str]:
+        """Every function, method and class of a Python file, dotted."""
         if self.tree is None:
             return {enclosing(self.path, self.lines, number) for number in range(1, len(self.lines) + 1)} - {""}
         return set(_definitions(self.tree, ""))
 
     def of(self, line: int) -> str:
         """The dotted name, `imports`, `module`, or "" for a line at top level that is no statement."""
-        name = enclosing(self.path, self.lines, line)
-        if name or not self.python:
-            return name
         if self.tree is None:
-            return IMPORTS if _IMPORT.match(self.lines[line - 1]) else MODULE
-        around = [node for node in ast.walk(self.tree) if isinstance(node, ast.stmt) and _spans(node, line)]
-        innermost = max(around, key=lambda node: node.lineno, default=None)
-        if innermost is None:
+            name = enclosing(self.path, self.lines, line)
+            at_top = IMPORTS if _IMPORT.match(self.lines[line - 1]) else MODULE
+            return name or (at_top if self.python else "")
+        name = enclosing_in(self.tree, line)
+        if name:
+            return name
+        statement = _statement(self.tree, line)
+        if statement is None:
             return ""
-        return IMPORTS if isinstance(innermost, (ast.Import, ast.ImportFrom)) else MODULE
+        return IMPORTS if isinstance(statement, (ast.Import, ast.ImportFrom)) else MODULE
 
 
-def _spans(node: ast.stmt, line: int) -> bool:
-    return node.lineno <= line <= (node.end_lineno or node.lineno)
+def _statement(node: ast.AST, line: int) -> ast.stmt | None:
+    """The innermost statement around a line."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.ExceptHandler)) and child.lineno <= line <= (child.end_lineno or line):
+            return _statement(child, line) or (child if isinstance(child, ast.stmt) else None)
+    return None
 
 
 def _definitions(node: ast.AST, prefix: str) -> Iterator[str]:

@@ -22,7 +22,9 @@ from .patchwrite import file_name
 REQUIRED = ("Hooks", "Upstream", "Drop-When", "Tested-By")
 _ALLOWED = (*REQUIRED, "Drift-Reviewed", "Signed-off-by", "Co-authored-by")
 _UPSTREAM = re.compile(r"not-forwarded \(\S.*\)|https?://\S+|backport [0-9a-f]{40}")
+_DECISION = re.compile(r"\S.* \S+ [0-9a-f]{12}")
 _CONTEXT = 3
+_LONGEST_COMPARISON = 4_000_000  # lines times lines: seconds; beyond, only the comparison with git's bytes tells
 
 
 def where_of(patch: Patch) -> str:
@@ -73,6 +75,11 @@ def _check_trailers(patch: Patch, project: Path) -> Iterator[Finding]:
         if not _UPSTREAM.fullmatch(value):
             fix = "Write `not-forwarded (reason)`, the address of the pull request, or `backport <40 hex digits>`."
             yield Finding(where, trailer_line(patch, "Upstream"), LintRule.UPSTREAM, f"unreadable: {value}", fix)
+    for value in patch.trailers.get("Drift-Reviewed", ()):
+        if not _DECISION.fullmatch(value):
+            fix = "rebase --accept-drift writes it: path, symbol, and 12 hex digits of what was read."
+            line = _line_of(patch, f"Drift-Reviewed: {value}")
+            yield Finding(where, line, LintRule.DRIFT, f"unreadable: {value}", fix)
     for value in patch.trailers.get("Tested-By", ()):
         problem = missing_test(project, value)
         if problem:
@@ -131,7 +138,7 @@ def _check_white_space(patch: Patch, change: FileChange, hunk: Hunk) -> Iterator
     if [text for text in sides[0] if text.strip()] == [text for text in sides[1] if text.strip()]:
         yield Finding(where, hunk.line, LintRule.WHITE_SPACE, "the hunk changes white space only", "Drop the hunk.")
         return
-    for run in _runs(hunk, changed):
+    for run in _runs(changed):
         removed = {_squeezed(change.path, line.text): line.text for line in run if not line.added}
         for line in run:
             before = removed.get(_squeezed(change.path, line.text)) if line.added and line.text.strip() else None
@@ -140,11 +147,16 @@ def _check_white_space(patch: Patch, change: FileChange, hunk: Hunk) -> Iterator
                 yield Finding(where, line.at, LintRule.WHITE_SPACE, what, drop)
 
 
-def _runs(hunk: Hunk, changed: list[ChangedLine]) -> Iterator[list[ChangedLine]]:
+def _runs(changed: Iterable[ChangedLine]) -> list[list[ChangedLine]]:
     """Changed lines with no context between them."""
-    context = [at for at, line in enumerate(hunk.lines, hunk.line + 1) if line[0] == " "]
-    for _, group in groupby(changed, key=lambda line: sum(at < line.at for at in context)):
-        yield list(group)
+    runs: list[list[ChangedLine]] = []
+    for line in changed:
+        last = runs[-1][-1] if runs else None
+        if last and line.at - last.at == 1 + (not last.text.endswith("\n")):
+            runs[-1].append(line)
+        else:
+            runs.append([line])
+    return runs
 
 
 _BY_INDENTATION = (".py", ".pyi", ".yaml", ".yml", ".mk", "Makefile")
@@ -174,9 +186,11 @@ def _check_context(patch: Patch, hunk: Hunk) -> Iterator[Finding]:
 def _check_needless(patch: Patch, hunk: Hunk) -> Iterator[Finding]:
     """Lines that are removed and come back, although nothing moved."""
     changed = list(changed_lines(hunk))
-    removed = [line.text for line in changed if not line.added]
+    removed = {line.text for line in changed if not line.added}
     returning = [line for line in changed if line.added and line.text in removed and line.text.strip()]
-    needless = len(removed) - len(hunk.old_lines) + _common(hunk.old_lines, hunk.new_lines) if returning else 0
+    if not returning or hunk.old_len * hunk.new_len > _LONGEST_COMPARISON:
+        return
+    needless = sum(not line.added for line in changed) - hunk.old_len + _common(hunk.old_lines, hunk.new_lines)
     if needless > 0:
         plural = "lines are" if needless > 1 else "line is"
         what = f"{needless} {plural} removed and added again, for example: {returning[0].text.strip()}"

@@ -45,6 +45,8 @@ MESSAGES: dict[str, tuple[bytes, bytes, list[str], str]] = {
     "backport": (b"not-forwarded (the port's own)", b"backport " + b"1a" * 20, [], ""),
     "short backport": (b"not-forwarded (the port's own)", b"backport 1a2b3c", ["9 Upstream"], "40 hex"),
     "no reason given": (b"not-forwarded (the port's own)", b"not-forwarded", ["9 Upstream"], "(reason)"),
+    "drift": (b"Drop-When", b"Drift-Reviewed: a.py C.f " + b"1a" * 6 + b"\nDrop-When", [], ""),
+    "odd drift": (b"Drop-When", b"Drift-Reviewed: yes\nDrop-When", ["10 Drift-Reviewed"], "unreadable: yes"),
     "no such file": (TEST, b"tests/gone.py::test_device", ["11 Tested-By"], "tests/gone.py cannot be read"),
     "no such test": (TEST, b"tests/test_toy.py::test_devise", ["11 Tested-By"], "Did you mean test_device?"),
     "no such class": (TEST, b"tests/test_toy.py::TestX::test_is_gone", ["11 Tested-By"], "has no TestX"),

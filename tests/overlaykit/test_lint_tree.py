@@ -137,6 +137,7 @@ def test_new_and_deleted_files_need_no_names(tmp_path: Path) -> None:
     assert complaints(tmp_path / "1", PYTHON, (), old=None) == []
     assert complaints(tmp_path / "2", None, ()) == []
     assert complaints(tmp_path / "3", None, ("f", "x")) == ["a.py has no x, before or after"]
+    assert complaints(tmp_path / "4", b"many: 1\n" * 3000, ("x",), "a.yaml", None) == []
 
 
 def test_files_that_are_not_python(tmp_path: Path) -> None:
