@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
 from toys import BASE_MODEL, CLEAN, Toy, git, snapshot
 
 from overlaykit.project import read_project
