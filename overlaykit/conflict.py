@@ -6,7 +6,6 @@ patches before it, stage 3 what the patch makes of stage 1.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -179,7 +178,7 @@ def _content(stop: _Stop, path: str, base: bytes, upstream: bytes, patched: byte
     regions = find_regions(stop.repo, upstream, base, patched)
     if regions is None:
         return [stop.conflict(path, Kind.CONTENT, hints.NOT_TEXT, _changed_file(stop, path))]
-    lines = _marker_lines(stop.repo, path, (upstream, base, patched), regions)
+    lines = _marker_lines(stop.repo, path, regions)
     if _crlf(upstream) != _crlf(base) and regions:
         return _line_ends(stop, path, (base, upstream, patched), lines)
     return [_region(stop, path, base, upstream, region, line) for region, line in zip(regions, lines)]
@@ -228,21 +227,25 @@ def _crlf(data: bytes) -> bool:
     return data.count(b"\r\n") * 2 > data.count(b"\n")
 
 
-def _marker_lines(repo: Repo, path: str, texts: Sequence[bytes], regions: Sequence[Region]) -> list[int]:
+def _marker_lines(repo: Repo, path: str, regions: Sequence[Region]) -> list[int]:
     """The line of each region's first marker in the worktree's file; 0 where the user has changed it since."""
     file = repo.worktree / path if repo.worktree else None
     if file is None or file.is_symlink() or not file.is_file():
         return [0] * len(regions)
-    own = {line for text in texts for line in split_lines(text)}
     lines = split_lines(file.read_bytes())
-    marked = [number for number, text in enumerate(lines, 1) if re.match("<{7} ", text) and text not in own]
-    if len(marked) == len(regions):
-        return marked
-    return [next((at for at in marked if _starts(lines, at, region)), 0) for region in regions]
+    marked = [number for number, text in enumerate(lines, 1) if text.startswith("<<<<<<< ")]
+    found = []
+    for region in regions:
+        exact = next((at for at in marked if _starts(lines, at, region)), 0)
+        marked = [at for at in marked if at > exact]
+        found.append(exact)
+    return found
 
 
 def _starts(lines: Sequence[str], at: int, region: Region) -> bool:
-    return tuple(lines[at : at + len(region.upstream)]) == region.upstream
+    """Whether upstream's side of this very region follows the marker in line `at`."""
+    end = at + len(region.upstream)
+    return tuple(lines[at:end]) == region.upstream and "".join(lines[end : end + 1]).startswith(("|||||||", "======="))
 
 
 def _excerpt(lines: Sequence[str]) -> tuple[str, ...]:

@@ -79,14 +79,33 @@ def deleted_upstream(repo: Repo, new: str, path: str, hunk: Hunk, renamed_to: st
     name = shlex.quote(path)
     if renamed_to:
         return f"Upstream renamed the file to {renamed_to}. Make this hunk's change there, then: git rm -- {name}"
-    removed = [line[1:] for line in hunk.lines if line[0] == "-"]
-    places = moved_lines(repo, new, removed, _kind(path)) or moved_lines(repo, new, hunk.old_lines, _kind(path))
+    places = dict.fromkeys(place for lines in _groups(hunk) for place in moved_lines(repo, new, lines, _kind(path)))
     if places:
-        return f"The lines of this hunk are now in {_listed(places)}. Make its change there, then: git rm -- {name}"
+        listed = ", ".join(map(str, places))
+        return f"The lines of this hunk are now in {listed}. Make its change there, then: git rm -- {name}"
     return (
         "None of this hunk's lines is left anywhere upstream. Read the commit above for what replaces them; if nothing "
         f"does, this part of the patch has no object any more: git rm -- {name}"
     )
+
+
+def _groups(hunk: Hunk) -> list[list[str]]:
+    """For each change of a hunk the lines by which its place can be found: those it removes, or those above it."""
+    groups: list[list[str]] = []
+    above: list[str] = []
+    last = " "
+    for line in hunk.lines:
+        if line[0] == " ":
+            above = [*above, line[1:]][-3:]
+        else:
+            if last == " ":
+                groups.append([])
+            if line[0] == "-":
+                groups[-1].append(line[1:])
+            elif not groups[-1] and above:
+                groups[-1] = [above[-1]]
+        last = line[0]
+    return groups
 
 
 def no_culprit(repo: Repo, new: str, path: str, first: int, last: int) -> str:

@@ -43,8 +43,9 @@ def find_changes(
     there = [(module, symbol) for module, line in touched for symbol in [module.at(line)] if symbol]
     for name in dict.fromkeys(symbol.name for _, symbol in there if symbol.name != MODULE):
         yield from _definition(name, before, after, result, elsewhere)
-    yield from _statements(before, after, [item for item in there if item[1].name == MODULE])
-    yield from _uses(before, after, _rebound(applied, result))
+    changed = list(_statements(before, after, [item for item in there if item[1].name == MODULE]))
+    yield from changed
+    yield from _uses(before, after, _rebound(applied, result), {finding.text for finding in changed})
 
 
 # ---- definitions: functions, methods, classes without their functions ----
@@ -97,12 +98,12 @@ def _statements(before: Module, after: Module, there: Sequence[tuple[Module, Sym
             yield Finding(MODULE, f"statement `{head}` changed", now.text, now.lines, view)
 
 
-def _uses(before: Module, after: Module, names: frozenset[str]) -> Iterator[Finding]:
+def _uses(before: Module, after: Module, names: frozenset[str], told: set[str]) -> Iterator[Finding]:
     """Code that has to do with names which the patch binds, binds to something else, or takes away."""
-    for name in sorted(names):
-        if name in before.bindings and after.bindings.get(name) not in (before.bindings[name], None):
-            what = f"binds {name} to something else now: {after.bindings[name][:60]}"
-            yield Finding(MODULE, what, after.bindings[name], None, _binds(name))
+    for name in sorted(names & set(before.imports) & set(after.imports)):
+        if before.imports[name] != after.imports[name]:
+            what = f"has `{after.imports[name]}` now, where it had `{before.imports[name]}`"
+            yield Finding(MODULE, what, after.imports[name], None, _imports(name))
     for symbol in after.symbols.values():
         was = before.symbols.get(symbol.name)
         if was is not None and was.text == symbol.text:
@@ -118,7 +119,7 @@ def _uses(before: Module, after: Module, names: frozenset[str]) -> Iterator[Find
             yield Finding(symbol.name, what, symbol.text, symbol.lines, view)
     for statement in after.loose:
         used = statement.uses & names
-        if used and not statement.is_import and statement.text not in before.statements:
+        if used and not statement.is_import and statement.text not in before.statements | told:
             what = f"has a new statement that uses {_list(used)}, which the patch changes"
             yield Finding(MODULE, what, statement.text, statement.lines, _holds(statement.text))
 
@@ -141,10 +142,10 @@ def _holds(text: str) -> View:
     return view
 
 
-def _binds(name: str) -> View:
+def _imports(name: str) -> View:
     def view(data: bytes | None) -> Hashable:
         module = Module.read(data)
-        return module.bindings.get(name) if module else None
+        return module.imports.get(name) if module else None
 
     return view
 

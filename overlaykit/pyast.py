@@ -64,6 +64,7 @@ class Module:
         self.symbols = {symbol.name: symbol for symbol in found}  # of two with one name the last, as in Python
         self.loose = [Symbol("module", node) for node in tree.body if not isinstance(node, _DEFINITIONS)]
         self.bindings = dict(item for node in _statements(tree) for item in _bound(node))
+        self.imports = dict(item for node in _statements(tree) if isinstance(node, _IMPORTS) for item in _bound(node))
         self.statements = frozenset(symbol.text for symbol in self.loose)
 
     @staticmethod
@@ -179,6 +180,7 @@ def _bound(node: ast.stmt) -> Iterable[tuple[str, str]]:
     if isinstance(node, _DEFINITIONS):
         return [(node.name, canonical(node))]
     if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)):
-        targets = [item for item in ast.walk(node) if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store)]
-        return [(target.id, canonical(node)) for target in targets]
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        names = [item for target in targets for item in ast.walk(target) if isinstance(item, ast.Name)]
+        return [(item.id, canonical(node)) for item in names if isinstance(item.ctx, ast.Store)]
     return []
