@@ -20,6 +20,9 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     series      patches/series
     fit         why a patch does not fit (enclosing: in which function; nearest: did you mean …)
     configs     rules and edits that touch only a value's own characters (yamltext: the characters)
+    lint        every rule for the project's files, all at once (finding: one of them). lintrules: a patch alone,
+                hooks: the names in its Hooks, lintfolder: the folders, linttree: with upstream's text at hand
+    patchtable  patches/README.md, from the trailers
     gitrepo     a repository, by plumbing in batches (gitrun: one command; the only importer of GitPython)
     report      results as text and JSON
 """

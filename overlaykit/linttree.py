@@ -18,6 +18,7 @@ from .lintrules import trailer_line, where_of
 from .nearest import did_you_mean
 from .patchfile import Patch
 from .patchwrite import write_patch
+from .plan import is_ancestor
 from .project import Upstream
 from .report import how_to_call
 from .sterile import sterile
@@ -58,6 +59,7 @@ def check_tree(
         *_check_lock(root, upstream, built),
     ]
     notes: list[str] = []
+    findings += _check_backports(clean, upstream.commit, series, notes)
     if rules:
         findings += _check_rules(clean, root, built, rules, notes)
     return Tree(tuple(findings), tuple(notes), written)
@@ -98,6 +100,23 @@ def _check_hooks(repo: Repo, series: Sequence[Patch]) -> Iterator[Finding]:
                     # Only an empty file can be missing: git read all others to apply the patches.
                     old, new = blobs.get(change.old_blob, b""), blobs.get(change.new_blob, b"")
                     yield from check_symbols(change, hook, old, new, where_of(patch), line)
+
+
+def _check_backports(repo: Repo, pin: str, series: Sequence[Patch], notes: list[str]) -> Iterator[Finding]:
+    """A patch taken from upstream is no longer needed once the pin holds that commit."""
+    for patch in series:
+        for value in patch.trailers.get("Upstream", ()):
+            kind, _, commit = value.partition(" ")
+            if kind != "backport" or not re.fullmatch("[0-9a-f]{40}", commit):
+                continue
+            if repo.resolve(f"{commit}^{{commit}}") == [None]:
+                notes.append(
+                    f"Not checked, because the workspace lacks commit {commit[:12]}: Upstream of {patch.name}."
+                )
+            elif is_ancestor(repo, commit, pin):
+                what = f"the pinned commit has {commit[:12]} in its history"
+                fix = "Upstream has the change: drop the patch, or say what it is for now."
+                yield Finding(where_of(patch), trailer_line(patch, "Upstream"), LintRule.UPSTREAM, what, fix)
 
 
 def _check_written(patch: Patch, written: bytes) -> Iterator[Finding]:

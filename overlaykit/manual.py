@@ -69,7 +69,8 @@ _LINT = """
 Reads everything and lists all that is wrong, each with file and line: the mail around a patch, its trailers (the
 hooked symbol and the named test must exist), hunks that do not add up, dangerous paths, white space, more upstream
 text than a change needs, files that series does not list. Rules that need upstream's text use the workspace; without
-one they are named as not checked. --fix writes patches/README.md, the table of the patches.
+one they are named as not checked. --fix writes patches/README.md, the table of the patches, and lets git write a
+patch again that differs from git's own form but says the same.
 """
 
 _EXPORT = """

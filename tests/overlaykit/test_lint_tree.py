@@ -186,6 +186,14 @@ def test_an_overlay_file_in_the_place_of_upstreams(clean: Toy) -> None:
     assert (found["path"], found["rule"]) == ("overlay/README.md", "fits")
 
 
+def test_a_backport_of_what_the_pin_holds(clean: Toy) -> None:
+    spoil(clean, f"patches/{SECOND}", b"https://example.org/pull/1", b"backport " + clean.pin.encode())
+    spoil(clean, f"patches/{FIRST}", b"not-forwarded (the port's own)", b"backport " + b"1a" * 20)
+    facts = lint(clean, "--fix")
+    assert brief(facts) == [f"patches/{SECOND}:10 Upstream"]
+    assert facts["notes"] == [f"Not checked, because the workspace lacks commit 1a1a1a1a1a1a: Upstream of {FIRST}."]
+
+
 def test_the_lock(clean: Toy) -> None:
     (clean.project / "overlay" / "run_predict.py").write_text("print('another answer')\n")
     assert brief(lint(clean)) == ["configs/upstream.yaml:5 lock"]
