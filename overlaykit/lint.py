@@ -17,14 +17,12 @@ from .finding import Finding, LintRule
 from .install import install, refuse_pending
 from .lintfolder import TABLE, Folder, check_overlay, read_configs, read_patches
 from .lintrules import check_chain, check_changes, check_message, where_of
-from .linttree import Tree, check_tree
+from .linttree import NEEDS_UPSTREAM, Tree, check_tree
 from .patchtable import render
 from .plan import Request
 from .project import overlay_files
 from .report import how_to_call
 from .workspace import open_workspace
-
-_NEEDS_UPSTREAM = "whether the patches fit and are as git writes them, the names in Hooks, the lock, the rules' keys"
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def _compare_with_upstream(root: Path, request: Request, folder: Folder) -> Tree
         with tempfile.TemporaryDirectory(prefix="overlay-") as scratch:
             tree = check_tree(workspace.repo, root, upstream, folder.series, overlay, rules, Path(scratch))
         return replace(tree, findings=(*findings, *tree.findings))
-    return Tree(findings, (f"Not checked, because {note}: {_NEEDS_UPSTREAM}.",))
+    return Tree(findings, (f"Not checked, because {note}: {NEEDS_UPSTREAM}.",))
 
 
 def _overlay(root: Path) -> dict[str, Path] | None:

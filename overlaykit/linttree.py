@@ -23,6 +23,8 @@ from .project import Upstream
 from .report import how_to_call
 from .sterile import sterile
 
+NEEDS_UPSTREAM = "whether the patches fit and are as git writes them, the names in Hooks, the lock, the rules' keys"
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -46,6 +48,12 @@ def check_tree(
     (scratch / "repo").mkdir()
     (scratch / "build").mkdir()
     clean = sterile(repo, scratch / "repo")
+    lacking = _lacking(clean, upstream.commit, series)
+    if lacking:
+        note = (
+            f"Not checked, because this partial clone lacks {lacking[0]}; {how_to_call()} fetches it: {NEEDS_UPSTREAM}."
+        )
+        return Tree((), (note,))
     nothing = Rules({}, ())
     try:
         built = build(clean, upstream.commit, series, overlay, nothing, {}, scratch / "build")
@@ -63,6 +71,14 @@ def check_tree(
     if rules:
         findings += _check_rules(clean, root, built, rules, notes)
     return Tree(tuple(findings), tuple(notes), written)
+
+
+def _lacking(repo: Repo, base: str, series: Sequence[Patch]) -> list[str]:
+    """The files to patch whose contents are missing. Here git cannot fetch them: this reads no settings at all."""
+    files = repo.tree(base)
+    paths = [change.path for patch in series for change in patch.files if change.path in files]
+    found = repo.resolve(*(files[path].id for path in paths))
+    return [path for path, blob in zip(paths, found) if blob is None]
 
 
 def _misfits(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from lintmaker import FIRST, SECOND, brief, lint, make_clean, spoil
-from patchmaker import make_patch
-from toys import Toy, copy_toy
+from patchmaker import git, make_patch
+from toys import UPSTREAM, Toy, copy_toy
 
 from overlaykit.hooks import Hook, check_symbols, parse_hooks
 from overlaykit.patchfile import parse_patch
@@ -184,6 +184,23 @@ def test_an_overlay_file_in_the_place_of_upstreams(clean: Toy) -> None:
     (clean.project / "overlay" / "README.md").write_text("mine\n")
     (found,) = lint(clean)["findings"]
     assert (found["path"], found["rule"]) == ("overlay/README.md", "fits")
+
+
+def test_a_partial_clone_that_lacks_what_is_patched(clean: Toy) -> None:
+    git(clean.upstream, "config", "uploadpack.allowFilter", "true")
+    source, target = clean.upstream.as_uri(), clean.folder / "partial"
+    git(clean.folder, "clone", "-q", "--no-checkout", "--filter=blob:none", source, str(target))
+    facts = lint(clean, "--workspace", str(target))
+    assert not facts["findings"]
+    assert "this partial clone lacks minigpt4/base_model.py" in facts["notes"][0]
+
+
+def test_a_partial_clone_that_lacks_other_files_only(clean: Toy) -> None:
+    git(clean.upstream, "config", "uploadpack.allowFilter", "true")
+    source, target = clean.upstream.as_uri(), clean.folder / "partial"
+    git(clean.folder, "clone", "-q", "--no-checkout", "--filter=blob:none", source, str(target))
+    git(target, "checkout", "-q", "HEAD", "--", *(path for path in UPSTREAM if not path.startswith("figs/")))
+    assert lint(clean, "--workspace", str(target))["notes"] == []
 
 
 def test_a_backport_of_what_the_pin_holds(clean: Toy) -> None:
