@@ -1,0 +1,68 @@
+"""apply.py check --against REF: the answer for CI, with nothing touched."""
+
+from __future__ import annotations
+
+from test_rebase import DRIFTED, REWRITTEN, project_files, upstream_commits
+from toys import Toy, git, snapshot
+
+
+def untouched(toy: Toy) -> dict[str, object]:
+    """All but the dates of git's objects, which git renews when it makes the same object elsewhere."""
+    return {
+        name: about[2] if name.startswith(".git/objects/") else about for name, about in snapshot(toy.workspace).items()
+    }
+
+
+def test_patches_that_fit(applied: Toy) -> None:
+    upstream_commits(applied, "Write a manual", {"MANUAL.md": b"# How\n"})
+    before, project = untouched(applied), project_files(applied)
+    done = applied.apply("check", "--against", "main")
+    assert "would fit main at" in done.out
+    assert done.out.count("  same ") == 2
+    assert untouched(applied) == before
+    assert project_files(applied) == project
+
+
+def test_every_patch_is_tried_also_behind_one_that_conflicts(applied: Toy) -> None:
+    culprit = upstream_commits(applied, "Use the second card", {"minigpt4/base_model.py": REWRITTEN})
+    before = untouched(applied)
+    done = applied.run("check", "--against", "main", "--json")
+    assert done.code == 1
+    assert [row["fate"] for row in done.json["patches"]] == ["conflict", "same"]
+    (conflict,) = done.json["conflicts"]
+    assert (conflict["function"], conflict["culprits"][0]["commit"]) == ("BaseModel.device", culprit)
+    assert untouched(applied) == before
+
+
+def test_drift_does_not_fit(applied: Toy) -> None:
+    upstream_commits(applied, "Rewrite around the hook", {"minigpt4/base_model.py": DRIFTED})
+    done = applied.run("check", "--against", "main")
+    assert (done.code, "same, drifted" in done.out, "BaseModel.device" in done.out) == (1, True, True)
+
+
+def test_without_a_workspace_a_clone_passes(toy: Toy) -> None:
+    new = upstream_commits(toy, "Write a manual", {"MANUAL.md": b"# How\n"})
+    done = toy.apply("check", "--against", new[:10])
+    assert f"would fit {new[:12]}" in done.out
+    assert not toy.workspace.exists()
+
+
+def test_a_tag_of_upstream(applied: Toy) -> None:
+    upstream_commits(applied, "Use the second card", {"minigpt4/base_model.py": REWRITTEN})
+    git(applied.upstream, "tag", "v2")
+    assert applied.run("check", "--against", "v2").code == 1
+
+
+def test_what_upstream_does_not_have(applied: Toy) -> None:
+    done = applied.run("check", "--against", "v3")
+    assert (done.code, "no commit, branch or tag v3" in done.err) == (2, True)
+
+
+def test_upstream_out_of_reach(applied: Toy) -> None:
+    applied.upstream.rename(applied.upstream.with_name("gone"))
+    done = applied.run("check", "--against", "main")
+    assert (done.code, "could not be had" in done.err) == (5, True)
+
+
+def test_a_plain_check_is_as_before(applied: Toy) -> None:
+    assert "Nothing to do" in applied.apply("check").out
