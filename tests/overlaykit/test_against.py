@@ -37,7 +37,7 @@ def test_every_patch_is_tried_also_behind_one_that_conflicts(applied: Toy) -> No
 def test_drift_does_not_fit(applied: Toy) -> None:
     upstream_commits(applied, "Rewrite around the hook", {"minigpt4/base_model.py": DRIFTED})
     done = applied.run("check", "--against", "main")
-    assert (done.code, "same, drifted" in done.out, "BaseModel.device" in done.out) == (1, True, True)
+    assert (done.code, ", drifted" in done.out, "BaseModel.device" in done.out) == (1, True, True)
 
 
 def test_without_a_workspace_a_clone_passes(toy: Toy) -> None:
