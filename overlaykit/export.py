@@ -6,7 +6,6 @@ replaced together, and the workspace's branch moves to the new build, whose file
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,11 +116,11 @@ def _begin(request: Request, project: Project, workspace: Workspace, scratch: Pa
 
 
 def _export(run: _Run, notes: tuple[str, ...], lock: IO[bytes] | None) -> ExportReport:
-    where, mark = str(run.workspace.folder), run.workspace.private / "export.json"
+    where, mark = str(run.workspace.folder), run.workspace.private / "exported"
     (run.scratch / "before").mkdir()
     built = build_project(run.clean, run.project, {}, run.scratch / "before")
     compare_with_lock(run.project, built)
-    if _was_installed(mark, run):
+    if _was_installed(mark, run, built):
         if lock is None:
             return ExportReport(ExportOutcome.WOULD_FINISH, where, notes=notes)
         notes += move_on(run.workspace, run.state, run.project, run.scratch, run.request.say, lock)
@@ -129,27 +128,32 @@ def _export(run: _Run, notes: tuple[str, ...], lock: IO[bytes] | None) -> Export
         return ExportReport(ExportOutcome.FINISHED, where, tree=built.overlay.tree, notes=notes)
     if run.state.tree != built.overlay.tree:
         raise _outdated(run)
+    if lock is not None:
+        mark.unlink(missing_ok=True)  # of a run that was killed at its very end
     found = _find(run, built)
     notes += _notes(run, found)
     if found is None or not found.new.files:
         return ExportReport(ExportOutcome.NOTHING, where, tree=built.overlay.tree, notes=notes)
     if lock is None:
         return _report(ExportOutcome.WOULD_EXPORT, where, found, notes)
-    facts = {"head": run.head, "fingerprint": found.new.project.fingerprint}
-    write_file(mark, json.dumps(facts).encode(), sync=True)
+    write_file(mark, _mark(run, found.new.built), sync=True)
     install(run.project.root, found.new.files, found.new.seen)
     notes += move_on(run.workspace, run.state, found.new.project, run.scratch, run.request.say, lock)
     mark.unlink()
     return _report(ExportOutcome.EXPORTED, where, found, notes)
 
 
-def _was_installed(mark: Path, run: _Run) -> bool:
+def _was_installed(mark: Path, run: _Run, built: Built) -> bool:
     """True where a killed export replaced the project's files, and only the workspace's branch is behind."""
     try:
-        facts = json.loads(mark.read_bytes())
-    except (FileNotFoundError, ValueError):
+        return mark.read_bytes() == _mark(run, built)
+    except FileNotFoundError:
         return False
-    return bool(facts == {"head": run.head, "fingerprint": run.project.fingerprint})
+
+
+def _mark(run: _Run, built: Built) -> bytes:
+    """Which commits were exported, and what the project became by it."""
+    return f"{run.head} {built.overlay.id}\n".encode()
 
 
 def _find(run: _Run, built: Built) -> _Export | None:
