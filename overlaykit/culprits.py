@@ -44,7 +44,8 @@ def who_touched(repo: Repo, old: str, new: str, path: str, first: int, last: int
         start, end = carry(now, then, first, last)
         if start <= end and not is_ancestor(repo, old, new):
             found += describe(repo, touched_by(repo, new, old, before, start, end))
-        # `git log -L` does not see a deletion at the edge of the lines: ask for lines that only one side has.
+        # `git log -L` sees no deletion at the edge of the lines, and not every branch. So ask for lines that only one
+        # of the two versions has.
         only = [line for line in then[start - 1 : end] if then.count(line) == 1 and line not in now]
         only += [line for line in now[first - 1 : last] if now.count(line) == 1 and line not in then]
         if only:
@@ -63,7 +64,8 @@ def who_changed(
     names = [path for path in dict.fromkeys(paths) if "\n" not in path]
     if not names:
         return ()
-    rows = repo.line("rev-list", "--parents", f"{old}...{new}", "--", *literal(names)).split("\n")
+    # Without --full-history git leaves out a branch whose merge changed nothing: one that took a change back.
+    rows = repo.line("rev-list", "--full-history", "--parents", f"{old}...{new}", "--", *literal(names)).split("\n")
     commits = [row.split() for row in rows if row]
     versions = list(dict.fromkeys(commit for row in commits for commit in row))
     wanted = [f"{commit}:{name}" for commit in versions for name in names]

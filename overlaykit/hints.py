@@ -110,7 +110,11 @@ def _groups(hunk: Hunk) -> list[list[str]]:
 
 def no_culprit(repo: Repo, new: str, path: str, first: int, last: int) -> str:
     """Upstream did not touch the lines, so a patch of the series did."""
-    earlier = touched_by(repo, new, "HEAD", path, first, last)
+    try:  # the commit that stands for upstream in this rebase; a clone that lacks files has one of its own
+        start = (repo.git_dir / "rebase-merge" / "onto").read_text(encoding="ascii").strip()
+    except OSError:
+        start = new
+    earlier = touched_by(repo, start, "HEAD", path, first, last)
     if not earlier:
         return "No upstream commit touched these lines."
     subjects = " and ".join(f"'{culprit.subject}'" for culprit in describe(repo, earlier[:3]))
@@ -149,7 +153,10 @@ def content(repo: Repo, new: str, path: str, base: bytes, upstream: bytes, regio
     moved = _renamed_function(path, base, was, text, region)
     if not any(line.strip() for line in ours):
         return f"{moved}Upstream removed these lines. Read the commit for why; {_if_needed(added)}"
-    return f"{moved}Upstream changed the lines that the patch changes. {_redo(added, removed)}"
+    new_lines, old_lines = _changes(was, ours)
+    what = [f"removed {_quoted(old_lines)}"] if old_lines else []
+    what += [f"added {_quoted(new_lines)}"] if new_lines else []
+    return f"{moved}Upstream {' and '.join(what)} where the patch changes lines too. {_redo(added, removed)}"
 
 
 def _changes(old: Sequence[str], new: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
+_LONG = 20_000  # lines; from there on speed counts more than the lines that occur everywhere
+
 
 def split_lines(data: bytes) -> list[str]:
     """Lines with their line ends, as git counts them; bytes that are not UTF-8 become surrogates."""
@@ -20,7 +22,8 @@ def carry(old: Sequence[str], new: Sequence[str], first: int, last: int) -> tupl
     """
     start, end = first - 1, last
     low, high = 0, len(new)
-    blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()[:-1]
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=len(old) > _LONG)
+    blocks = matcher.get_matching_blocks()[:-1]
     for block in blocks:
         if block.a < start or (block.a == start < end):
             low = block.b + min(start - block.a, block.size)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .linemap import carry, split_lines
 from .patchfile import Hunk
-from .pyast import Module, Symbol, defined_as, statement_texts
+from .pyast import Module, Symbol, defined_as, not_python, statement_texts
 
 View = Callable[["bytes | None"], Hashable]
 MODULE = "module"
@@ -35,24 +35,30 @@ def find_changes(
     modules = [Module.read(data) for data in (old, new, pre, "".join(post).encode("utf-8", "surrogateescape"))]
     before, after, applied, result = modules
     if before is None or after is None or applied is None or result is None:
+        broken = [(which, line) for which, data in (("old", old), ("new", new)) for line in [not_python(data)] if line]
+        told = "; ".join(f"line {line} of upstream's {which} version is not Python" for which, line in broken)
         if old != new:
-            yield Finding(MODULE, "cannot be read as Python, and the file changed", str(new), None, lambda data: data)
+            what = f"cannot be compared, and the file changed ({told or 'the patch breaks it'})"
+            yield Finding(MODULE, what, str(new), None, lambda data: data)
         return
     removed, added = changed_lines(hunks)
     touched = [*((applied, line) for line in removed), *((result, line) for line in added)]
     there = [(module, symbol) for module, line in touched for symbol in [module.at(line)] if symbol]
-    for name in dict.fromkeys(symbol.name for _, symbol in there if symbol.name != MODULE):
-        yield from _definition(name, before, after, result, elsewhere)
+    names = dict.fromkeys(symbol.name for _, symbol in there if symbol.name != MODULE)
+    for name in names:
+        yield from _definition(name, before, after, elsewhere)
     changed = list(_statements(before, after, [item for item in there if item[1].name == MODULE]))
     yield from changed
-    yield from _uses(before, after, _rebound(applied, result), {finding.text for finding in changed})
+    for finding in _uses(before, after, _rebound(applied, result), {finding.text for finding in changed}):
+        if finding.symbol not in names:
+            yield finding
 
 
 # ---- definitions: functions, methods, classes without their functions ----
 
 
 def _definition(
-    name: str, before: Module, after: Module, result: Module, elsewhere: Callable[[str], Sequence[str]]
+    name: str, before: Module, after: Module, elsewhere: Callable[[str], Sequence[str]]
 ) -> Iterator[Finding]:
     was, now = before.symbols.get(name), after.symbols.get(name)
     view = defined_as(name)

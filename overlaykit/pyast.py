@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -84,9 +85,26 @@ class Module:
 @lru_cache(maxsize=256)
 def _read(data: bytes) -> Module | None:
     try:
-        return Module(data, ast.parse(data))
+        return Module(data, _tree(data))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def _tree(data: bytes) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about upstream's escape sequences
+        return ast.parse(data)
+
+
+def not_python(data: bytes) -> int:
+    """The first line that this interpreter cannot read as Python; 0 where it can, 1 where it does not say."""
+    try:
+        _tree(data)
+    except SyntaxError as error:
+        return error.lineno or 1
+    except (ValueError, RecursionError, MemoryError):
+        return 1
+    return 0
 
 
 def defined_as(name: str) -> Callable[[bytes | None], Hashable]:
@@ -118,6 +136,8 @@ def canonical(node: object) -> str:
         for name, value in ast.iter_fields(node):
             if name == "body" and isinstance(node, _DEFINITIONS):
                 value = _without_docstring(value)
+            if name == "values" and isinstance(node, ast.JoinedStr):  # Python 3.12 ends some with an empty string
+                value = [item for item in value if not (isinstance(item, ast.Constant) and item.value == "")]
             # What later versions of Python added is empty where the source does not use it.
             if name not in ("ctx", "kind", "type_comment") and value is not None and value != []:
                 fields.append(f"{name}={canonical(value)}")

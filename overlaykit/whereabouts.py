@@ -84,7 +84,7 @@ def rename_commits(repo: Repo, old: str, new: str, path: str) -> list[tuple[str,
     kind = suffix.isascii() and suffix[1:].isalnum()
     scope = f":(top,glob)**/*{suffix}" if kind else ":/"
     same = "-M" if kind else "-M100%"  # identical files are found without reading them
-    commits = repo.git("rev-list", f"{old}...{new}", "--", scope)
+    commits = repo.git("rev-list", "--full-history", f"{old}...{new}", "--", scope)
     options = ("--stdin", "-r", same, "-z", "--diff-filter=R", "--name-status")
     # A file that this clone lacks ends the list early; what was found until then is still true.
     told = repo.status_of("diff-tree", *options, "--", scope, stdin=commits, env=NO_FETCH)

@@ -46,7 +46,9 @@ def test_a_content_conflict_names_patch_place_and_culprit(future: Future) -> Non
     assert conflict.patched == ("            return torch.autocast(self.kind, dtype=dtype)",)
     assert subjects(conflict) == ["Autocast to bfloat16"]
     assert conflict.hint == (
-        "Upstream changed the lines that the patch changes. Make the patch's change again on upstream's lines: "
+        "Upstream removed `return torch.cuda.amp.autocast(dtype=dtype)` and added "
+        "`return torch.cuda.amp.autocast(dtype=torch.bfloat16)` where the patch changes lines too. "
+        "Make the patch's change again on upstream's lines: "
         "`return torch.cuda.amp.autocast(dtype=dtype)` becomes `return torch.autocast(self.kind, dtype=dtype)`."
     )
     text = str(conflict)
@@ -139,7 +141,7 @@ def test_a_renamed_file_is_followed_to_the_culprit(future: Future) -> None:
     future.upstream("Move the model", {PATH: None, "core/model.py": changed})
     (conflict,) = explain(future, {PATH: PATCHED})
     assert (conflict.path, conflict.kind) == ("core/model.py", Kind.CONTENT)
-    assert conflict.hint.startswith("Upstream renamed model/base.py to core/model.py. Upstream changed the lines")
+    assert conflict.hint.startswith("Upstream renamed model/base.py to core/model.py. Upstream removed `return torch")
     assert subjects(conflict) == ["Autocast to bfloat16"]
 
 

@@ -109,6 +109,21 @@ def test_who_emptied_a_gap(tmp_path: Path) -> None:
     assert subjects(who_touched(future.repo, future.old, future.new, "f.py", 10, 9)) == []
 
 
+def test_a_branch_that_only_took_a_change_back_is_found(tmp_path: Path) -> None:
+    """As upstream did: the change is on one branch, undone there, and the merge with another branch shows nothing."""
+    future = Future(tmp_path / "repo", {"f.py": text()})
+    base = future.old
+    main = future.upstream("main", {"other.py": b"other = 1\n"})
+    future.new, future.files = base, {"f.py": text()}
+    changed = future.upstream("change 5", {"f.py": text(_5="five\n")})
+    future.upstream("readme", {"f.py": text()})
+    git(future.folder, "checkout", "-q", "--detach", main)
+    git(future.folder, "merge", "-q", "--no-ff", "-m", "merge", future.new)
+    merge = git(future.folder, "rev-parse", "HEAD").decode().strip()
+    assert subjects(who_touched(future.repo, changed, merge, "f.py", 5, 5)) == ["readme"]
+    assert subjects(who_touched(future.repo, merge, changed, "f.py", 5, 5)) == ["readme"]
+
+
 def test_who_removed_and_what_became_of_it(future: Future) -> None:
     removed = who_removed(future.repo, future.old, future.new, "f.py")
     assert removed is not None
