@@ -53,6 +53,8 @@ def table(head: tuple[str, ...]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|"]
     for file in sorted(FOLDER.glob("*.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
+        if "rows" not in result:  # the history of rebases has a table of its own
+            continue
         where = ", ".join(f"{key} {value}" if key != "device" else value for key, value in result["machine"].items())
         for row in result["rows"]:
             values, unit = row["values"], row["unit"]
@@ -62,6 +64,14 @@ def table(head: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
+def history() -> str:
+    """The table of benchmarks/rebase_history.py."""
+    result = json.loads((FOLDER / "rebase_history.json").read_text(encoding="utf-8"))
+    rows = [result["head"], ["---"] * len(result["head"]), *result["table"]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 if __name__ == "__main__":
     for readme, columns in HEADS.items():
         insert(PROJECT / readme, "benchmarks", table(columns))
+        insert(PROJECT / readme, "history", history())
