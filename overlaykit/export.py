@@ -123,8 +123,7 @@ def _export(run: _Run, notes: tuple[str, ...], lock: IO[bytes] | None) -> Export
     if _was_installed(mark, run, built):
         if lock is None:
             return ExportReport(ExportOutcome.WOULD_FINISH, where, notes=notes)
-        notes += move_on(run.workspace, run.state, run.project, run.scratch, run.request.say, lock)
-        mark.unlink()
+        notes += _move_on(run, run.project, lock, mark)
         return ExportReport(ExportOutcome.FINISHED, where, tree=built.overlay.tree, notes=notes)
     if run.state.tree != built.overlay.tree:
         raise _outdated(run)
@@ -138,9 +137,19 @@ def _export(run: _Run, notes: tuple[str, ...], lock: IO[bytes] | None) -> Export
         return _report(ExportOutcome.WOULD_EXPORT, where, found, notes)
     write_file(mark, _mark(run, found.new.built), sync=True)
     install(run.project.root, found.new.files, found.new.seen)
-    notes += move_on(run.workspace, run.state, found.new.project, run.scratch, run.request.say, lock)
-    mark.unlink()
+    notes += _move_on(run, found.new.project, lock, mark)
     return _report(ExportOutcome.EXPORTED, where, found, notes)
+
+
+def _move_on(run: _Run, project: Project, lock: IO[bytes], mark: Path) -> tuple[str, ...]:
+    try:
+        notes = move_on(run.workspace, run.state, project, run.scratch, run.request.say, lock)
+    except OverlayError as error:
+        error.what = f"The project's files are exported, but the workspace did not follow: {error.what}"
+        error.fix = f"{error.fix}\nThen run export again: it does the rest.".lstrip()
+        raise
+    mark.unlink()
+    return notes
 
 
 def _was_installed(mark: Path, run: _Run, built: Built) -> bool:
@@ -205,7 +214,9 @@ def _notes(run: _Run, found: _Export | None) -> tuple[str, ...]:
         more = f" and {len(edits) - 5} more" if len(edits) > 5 else ""
         notes.append(f"not exported, for they are not committed: {', '.join(edits[:5])}{more}")
     for patch in found.patches if found else ():
-        if patch.became in (Became.NEW, Became.CHANGED) and patch.new:
+        if not patch.name:
+            notes.append(f"not exported: {patch.step.commits[0]}, for later commits undo it")
+        elif patch.became in (Became.NEW, Became.CHANGED) and patch.new:
             missing = [key for key in _TRAILERS if key not in patch.new.trailers]
             if missing:
                 notes.append(f"{patch.name} lacks {', '.join(missing)}: lint asks for these trailers")
@@ -230,7 +241,7 @@ def _report(outcome: ExportOutcome, where: str, found: _Export, notes: Sequence[
             tuple(map(str, patch.step.commits)),
         )
         for patch in found.patches
-        if patch.became is not Became.SAME
+        if patch.became is not Became.SAME and patch.name
     ]
     overlay = {path: str(change) for path, change in found.overlay.items()}
     files, tree = tuple(found.new.files), found.new.built.overlay.tree

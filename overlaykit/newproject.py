@@ -48,6 +48,7 @@ class Written:
 
     @property
     def name(self) -> str:
+        """File name, "" for a new patch of which nothing is left."""
         patch = self.new or self.old
         return patch.name if patch else ""
 
@@ -117,7 +118,7 @@ def new_project(
     """The files of a project with these patches and these changes of overlay/, read back and built in `scratch`."""
     seen = _read(project, overlay)
     files: dict[str, bytes | None] = {f"overlay/{path}": change.new for path, change in overlay.items()}
-    if any(patch.became is not Became.SAME for patch in patches):
+    if any(patch.name and patch.became is not Became.SAME for patch in patches):
         files.update({f"patches/{patch.old.name}": None for patch in patches if patch.old})
         files.update({f"patches/{patch.new.name}": patch.new.raw for patch in patches if patch.new})
         files[_SERIES] = _series(seen[_SERIES] or b"", patches)
@@ -133,6 +134,7 @@ def new_project(
     built = build_project(repo, made, settings, scratch / "build")
     if built.overlay.tree != project.upstream.result:
         files[_LOCK] = with_result(project.lock_file, seen[_LOCK] or b"", built.overlay.tree)
+    files = {path: data for path, data in files.items() if seen.setdefault(path, None) != data}
     return NewProject(files, seen, made, built)
 
 

@@ -57,14 +57,12 @@ class Sides:
     _known: dict[tuple[str, str], str] = field(default_factory=dict)  # path and blob -> the blob given back
 
     def split(self, files: Files, commit: str) -> tuple[dict[str, Entry], dict[str, Entry]]:
-        """Upstream's side, without this machine's values, and the overlay's."""
+        """Upstream's side and the overlay's, both without this machine's values."""
         upstream: dict[str, Entry] = {}
         overlay: dict[str, Entry] = {}
         for path, entry in files.items():
-            if path in self.upstream:
-                upstream[path] = Entry(entry.mode, self._given_back(path, entry.id, commit))
-            else:
-                overlay[path] = entry
+            side = upstream if path in self.upstream else overlay
+            side[path] = Entry(entry.mode, self._given_back(path, entry.id, commit))
         return upstream, overlay
 
     def _given_back(self, path: str, blob: str, commit: str) -> str:

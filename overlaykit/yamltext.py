@@ -131,8 +131,10 @@ class Document:
 
     def _edit(self, key: str, path: list[yaml.Node], value: Value) -> tuple[int, int, str]:
         """Start, end and new characters of one replacement."""
+        node = path[-1]
+        assert isinstance(node, yaml.ScalarNode)  # `scalar` has refused anything else
         start, end = self._span(key, path)
-        new = _scalar(value, path[-1].style)
+        new = _scalar(value, node.style)
         return start, end, new if start < end else " " + new
 
     def _span(self, key: str, path: list[yaml.Node]) -> tuple[int, int]:
