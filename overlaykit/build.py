@@ -1,7 +1,7 @@
 """Base commit + patches + overlay files + settings -> commits. THE file to read.
 
-A pure function: it works on an index of its own, never looks at the worktree, the network, the clock or the
-user's name, and gives the same commit ids on every machine:
+A pure function: it never looks at the index, the worktree, the network, the clock or the user's name, and gives the
+same commit ids on every machine:
 
     base -> one commit per patch -> "overlay: files" -> "overlay: local configuration"
 
@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .configs import Rules, Value, rewrite
-from .errors import FixTheProjectFile, RebaseThePatch
+from .errors import FixTheProjectFile, ReachTheUpstream, RebaseThePatch
 from .fit import Misfit, explain
-from .gitrepo import AUTHOR, Entry, Repo, decode
-from .patchfile import FileChange, Patch
+from .gitrepo import AUTHOR, Entry, Repo, blob_id
+from .objects import Objects
+from .patchfile import FileChange, Patch, apply_hunks
 
 _SETTING = re.compile(r"^Setting: (\w+) = (\".*\")$", re.MULTILINE)
 
@@ -70,27 +71,30 @@ def build(
     `overlay` maps paths in the tree to files. Raises DoesNotFit, FixTheProjectFile, FixTheCommand.
     """
     values = rules.resolve(settings)
-    repo = repo.having(GIT_INDEX_FILE=str(scratch / "index"))
-    repo.git("read-tree", base)
     files = repo.tree(base)
-    parent, tree, date = base, *_tree_and_date(repo, base)
+    objects = Objects(repo, scratch)
+    objects.know([*_old_blobs(series), *(files[path].id for path in rules.files if path in files)])
+    parent, date = base, _date_of(repo, base)
+    objects.tree(files)
 
     patches = []
     for patch in series:
-        tree = _apply(repo, patch, files, tree)
+        tree = objects.tree(_apply(objects, patch, files))
         author = f"{patch.author_name} <{patch.author_email}>"
-        parent = repo.commit(tree, [parent], patch.message, author, patch.author_date)
+        parent = objects.commit(tree, parent, patch.message, author, patch.author_date)
         patches.append(Commit(parent, tree, patch.subject))
 
-    added = dict(zip(overlay, repo.write_files(list(overlay.values()))))
-    _refuse_replacing(added, files)
-    tree = _update(repo, files, {path: Entry("100644", blob) for path, blob in added.items()})
-    parent = repo.commit(tree, [parent], "overlay: files\n", AUTHOR, date)
+    _refuse_replacing(overlay, files)
+    added = {path: Entry("100644", objects.blob(file.read_bytes())) for path, file in overlay.items()}
+    files.update(added)
+    tree = objects.tree(added)
+    parent = objects.commit(tree, parent, "overlay: files\n", AUTHOR, date)
     overlay_commit = Commit(parent, tree, "overlay: files")
 
     rules.require_files(files)
-    tree = _update(repo, files, _configured(repo, rules, files, values, scratch))
-    tip = repo.commit(tree, [parent], "overlay: local configuration\n\n" + _write_settings(settings), AUTHOR, date)
+    tree = objects.tree(_configured(objects, rules, files, values))
+    tip = objects.commit(tree, parent, "overlay: local configuration\n\n" + _write_settings(settings), AUTHOR, date)
+    objects.write()
     return Built(base, tuple(patches), overlay_commit, Commit(tip, tree, "overlay: local configuration"))
 
 
@@ -103,35 +107,72 @@ def _write_settings(settings: Mapping[str, str]) -> str:
     return "".join(f"Setting: {name} = {json.dumps(settings[name])}\n" for name in sorted(settings))
 
 
-def _tree_and_date(repo: Repo, commit: str) -> tuple[str, str]:
-    """The tree, and the committer's "seconds zone": commits without a date of their own take that of the base."""
+def _date_of(repo: Repo, commit: str) -> str:
+    """The committer's "seconds zone": commits without a date of their own take that of the base."""
     header = repo.line("cat-file", "commit", commit).partition("\n\n")[0]
-    fields = dict(row.split(" ", 1) for row in header.split("\n") if row.startswith(("tree ", "committer ")))
-    return fields["tree"], fields["committer"].rpartition("> ")[2]
+    fields = dict(row.split(" ", 1) for row in header.split("\n") if row.startswith("committer "))
+    return fields["committer"].rpartition("> ")[2]
 
 
-def _apply(repo: Repo, patch: Patch, files: dict[str, Entry], tree: str) -> str:
-    """Apply one patch to the index and to `files`; the new tree. It fits exactly or not at all."""
+def _absent(path: str) -> ReachTheUpstream:
+    fix = "Fetch it (git fetch --refetch), or use a clone without --filter."
+    return ReachTheUpstream(f"This clone lacks the content of {path}.", "It is a partial clone, or damaged.", fix)
+
+
+def _old_blobs(series: tuple[Patch, ...]) -> list[str]:
+    """The contents that the series starts from."""
+    made = {change.new_blob for patch in series for change in patch.files}
+    return [
+        change.old_blob for patch in series for change in patch.files if change.old_mode and change.old_blob not in made
+    ]
+
+
+def _apply(objects: Objects, patch: Patch, files: dict[str, Entry]) -> dict[str, Entry | None]:
+    """Apply one patch to `files`, exactly or not at all; what it changed.
+
+    `git apply` would be another process per patch, and tolerates offsets. Here the blob id on the index line is the
+    proof: hunks that were applied in another way than the one who wrote the patch did would give another.
+    """
+    results: dict[str, Entry | None] = {}
     for change in patch.files:
+        data = objects.read(change.old_blob) if change.old_mode else b""
         if files.get(change.path) != _entry(change.old_mode, change.old_blob):
-            raise _misfit(repo, patch, files)
-    if repo.status_of("apply", "--cached", "--whitespace=nowarn", "-", stdin=patch.diff).status:
-        raise _misfit(repo, patch, files)
-    expected = {change.path: _entry(change.new_mode, change.new_blob) for change in patch.files}
-    if _changed_in_index(repo, tree) != expected:
-        why = "Its index lines name other blobs than its hunks make: it was edited by hand."
-        raise FixTheProjectFile(f"{patch.name}: the result differs from what the patch says.", why, "Export it again.")
-    _record(files, expected)
-    return repo.write_tree()
+            raise _misfit(objects, patch, files)
+        if data is None:
+            raise _absent(change.path)
+        _refuse_shadowing(patch, change, files)
+        made = apply_hunks(data, change.hunks)
+        if made is None or (blob_id(made) != change.new_blob if change.new_mode else made):
+            why = "Its index lines name other blobs than its hunks make: it was edited by hand."
+            raise FixTheProjectFile(
+                f"{patch.name}: the result differs from what the patch says.", why, "Export it again."
+            )
+        results[change.path] = _entry(change.new_mode, objects.blob(made)) if change.new_mode else None
+    _record(files, results)
+    return results
+
+
+def _refuse_shadowing(patch: Patch, change: FileChange, files: Mapping[str, Entry]) -> None:
+    """A new file cannot lie where a folder is, or below a file, unless the same patch clears the way."""
+    if change.old_mode:
+        return
+    gone = {other.path for other in patch.files if not other.new_mode}
+    parents = {parent.as_posix() for parent in PurePosixPath(change.path).parents}
+    taken = [path for path in files if path in parents or path.startswith(change.path + "/")]
+    if set(taken) - gone:
+        what = f"{patch.name}: {change.path} cannot be beside {min(set(taken) - gone)}."
+        raise RebaseThePatch(
+            what, "One of them would have to be a file and a folder.", "Give the new file another name."
+        )
 
 
 def _entry(mode: str | None, blob: str) -> Entry | None:
     return Entry(mode, blob) if mode else None
 
 
-def _misfit(repo: Repo, patch: Patch, files: Mapping[str, Entry]) -> RebaseThePatch:
+def _misfit(objects: Objects, patch: Patch, files: Mapping[str, Entry]) -> RebaseThePatch:
     def read_blob(path: str) -> bytes | None:
-        return repo.read_blobs([files[path].id]).get(files[path].id) if path in files else None
+        return objects.read(files[path].id) if path in files else None
 
     misfits = explain(patch, read_blob, sorted(files))
     if misfits:
@@ -145,17 +186,7 @@ def _mode_change(change: FileChange, files: Mapping[str, Entry]) -> str:
     return f"{change.path}: expected mode {change.old_mode}, found {found}" if found != change.old_mode else ""
 
 
-def _changed_in_index(repo: Repo, tree: str) -> dict[str, Entry | None]:
-    """What the index changes against `tree`; None stands for a deleted file."""
-    fields = repo.git("diff-index", "--cached", "--raw", "-z", "--no-renames", "--full-index", tree).split(b"\0")
-    changed: dict[str, Entry | None] = {}
-    for about, path in zip(fields[0::2], fields[1::2]):
-        _, mode, _, blob, letter = about.decode().split(" ")
-        changed[decode(path)] = None if letter == "D" else Entry(mode, blob)
-    return changed
-
-
-def _refuse_replacing(added: Mapping[str, str], files: Mapping[str, Entry]) -> None:
+def _refuse_replacing(added: Iterable[str], files: Mapping[str, Entry]) -> None:
     folders = {parent.as_posix() for path in files for parent in PurePosixPath(path).parents}
     for path in added:
         parents = [parent.as_posix() for parent in PurePosixPath(path).parents]
@@ -165,21 +196,16 @@ def _refuse_replacing(added: Mapping[str, str], files: Mapping[str, Entry]) -> N
 
 
 def _configured(
-    repo: Repo, rules: Rules, files: Mapping[str, Entry], values: Mapping[str, Value], scratch: Path
-) -> dict[str, Entry | None]:
+    objects: Objects, rules: Rules, files: Mapping[str, Entry], values: Mapping[str, Value]
+) -> dict[str, Entry]:
     """The files of the rules with this machine's values; their modes stay."""
-    blobs = repo.read_blobs(files[path].id for path in rules.files)
-    written = []
-    for number, path in enumerate(rules.files):
-        written.append(scratch / f"config-{number}")
-        written[-1].write_bytes(rewrite(blobs[files[path].id], rules.of(path), values))
-    return {path: Entry(files[path].mode, blob) for path, blob in zip(rules.files, repo.write_files(written))}
-
-
-def _update(repo: Repo, files: dict[str, Entry], entries: Mapping[str, Entry | None]) -> str:
-    repo.update_index(entries)
-    _record(files, entries)
-    return repo.write_tree()
+    made = {}
+    for path in rules.files:
+        data = objects.read(files[path].id)
+        if data is None:
+            raise _absent(path)
+        made[path] = Entry(files[path].mode, objects.blob(rewrite(data, rules.of(path), values)))
+    return made
 
 
 def _record(files: dict[str, Entry], entries: Mapping[str, Entry | None]) -> None:

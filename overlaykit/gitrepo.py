@@ -18,7 +18,7 @@ from .errors import FixTheCommand, OverlayError
 from .gitrun import GitResult, execute, isolated
 
 NO_BLOB = "0" * 40
-AUTHOR = "overlay <overlay@localhost>"
+AUTHOR = COMMITTER = "overlay <overlay@localhost>"
 
 # Settings of the repository itself that could change what is built or written. core.fileMode, core.symlinks and
 # core.ignoreCase describe the file system and stay.

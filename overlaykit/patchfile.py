@@ -87,6 +87,17 @@ class Patch:
     diff: bytes  # from the first `diff --git` on
 
 
+def apply_hunks(data: bytes, hunks: tuple[Hunk, ...]) -> bytes | None:
+    """`data` with the hunks at the very lines that they name; None where other lines stand there."""
+    lines = re.findall(r"[^\n]*\n|[^\n]+", data.decode("utf-8", "surrogateescape"))
+    for hunk in reversed(hunks):
+        start = hunk.old_start - (hunk.old_len > 0)
+        if tuple(lines[start : start + hunk.old_len]) != hunk.old_lines:
+            return None
+        lines[start : start + hunk.old_len] = hunk.new_lines
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
 def read_patch(path: str | Path) -> Patch:
     """Read one patch file. Raises FixTheProjectFile, naming file and line, for anything malformed or dangerous."""
     try:
