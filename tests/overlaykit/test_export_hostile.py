@@ -9,12 +9,9 @@ from pathlib import Path
 
 import pytest
 from test_export import MODEL, PATCHED, TRAILERS, commit
-from toys import CLEAN, ROOT, Toy, copy_toy
+from toys import CLEAN, Toy, copy_toy
 
-from overlaykit.gitrepo import Repo
-from overlaykit.patchwrite import write_patch
 from overlaykit.project import read_project
-from overlaykit.sterile import sterile
 
 SETTINGS = {
     "diff": """
@@ -253,30 +250,3 @@ def test_a_message_in_another_encoding(applied: Toy) -> None:
     patch = read_project(applied.project).series[-1]
     assert (patch.subject, patch.body) == ("Größer", "Wie gewünscht.")
     assert patch.name == "0003-Gr-er.patch"
-
-
-@pytest.mark.upstream
-@pytest.mark.parametrize("group", SETTINGS)
-def test_todays_patches_come_out_byte_for_byte(
-    workspace: Path, bait: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str
-) -> None:
-    """From the workspace's own commits, with the settings in both places at once."""
-    config = tmp_path / "home" / ".gitconfig"
-    config.parent.mkdir()
-    config.write_text(SETTINGS[group].format(**bait))
-    monkeypatch.setenv("HOME", str(config.parent))
-    git_dir = tmp_path / "clone"
-    subprocess.run(["git", "clone", "-q", "--shared", "--bare", str(workspace), str(git_dir)], env=CLEAN, check=True)
-    with (git_dir / "config").open("a") as file:
-        file.write(SETTINGS[group].format(**bait))
-    (tmp_path / "sterile").mkdir()
-    clean = sterile(Repo(git_dir), tmp_path / "sterile")
-    project = read_project(ROOT)
-    commits = clean.line("rev-list", "--reverse", f"{project.upstream.commit}..{head(workspace)}").split()
-    for patch, made in zip(project.series, commits):
-        assert write_patch(clean, made) == patch.raw, patch.name
-
-
-def head(workspace: Path) -> str:
-    command = ["git", "-C", str(workspace), "rev-parse", "refs/overlay/tip"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=CLEAN).stdout.strip()
