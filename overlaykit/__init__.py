@@ -23,6 +23,11 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     lint        every rule for the project's files, all at once (finding: one of them). lintrules: a patch alone,
                 hooks: the names in its Hooks, lintfolder: the folders, linttree: with upstream's text at hand
     patchtable  patches/README.md, from the trailers
+    export      commits of the workspace become patches and overlay files (exportreport: what it says). sides: the
+                commits told apart, fold: fixups into their patches, newproject: the new files, read back and built,
+                onward: the workspace's branch follows
+    install     several files of the project replaced at one stroke, whenever the run is killed
+    patchwrite  a commit as a patch file (sterile: a repository that no setting reaches)
     gitrepo     a repository, by plumbing in batches (gitrun: one command; the only importer of GitPython)
     report      results as text and JSON
 """
