@@ -237,7 +237,7 @@ class Run:
         remove_worktree(self.repo, self.folder)
         remove_state(self.workspace.private)
         kept = tuple(f"what --force replaced: {command}" for command in restore)
-        next_steps = ("Look at the difference, run the tests, and commit patches/ and configs/upstream.yaml.",)
+        next_steps = (f"{how_to_call()} lint", "# then look at the difference, run the tests, and commit")
         notes = kept if found.applied else (*kept, "the workspace is not applied, so it was left as it is")
         tree = self.project.upstream.result
         return self._report(RebaseOutcome.DONE, state, tree=tree, notes=notes, next=next_steps)

@@ -29,7 +29,7 @@ from .sources import CLONING, addresses, clone, clone_into, fetch, is_locked
 from .survey import changes_between, read_index, survey
 from .workspace import BASE, BRANCH, PREVIOUS, Workspace, open_workspace
 
-_STATUS = ("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames")
+_STATUS = ("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames", "--ignore-submodules=dirty")
 
 
 def apply(request: Request) -> Report:
@@ -119,7 +119,9 @@ def status(request: Request) -> Report:
         outcome = Outcome.NOT_APPLIED
     else:
         outcome = Outcome.CURRENT if is_current(workspace, project, request, state) else Outcome.OUTDATED
-    return _report("status", outcome, workspace, project, restore=how_to_restore(workspace.repo))
+    rebasing = ("a rebase of the patches is going on: rebase --continue or --abort",)
+    notes = rebasing if (workspace.private / "rebase.json").exists() else ()
+    return _report("status", outcome, workspace, project, notes, restore=how_to_restore(workspace.repo))
 
 
 def revert(request: Request) -> Report:

@@ -97,6 +97,7 @@ def test_a_conflict_names_patch_function_culprit_and_what_to_type(applied: Toy) 
 def test_a_conflict_resolved_goes_on_to_the_end(applied: Toy) -> None:
     upstream_commits(applied, "Use the second card", {"minigpt4/base_model.py": REWRITTEN})
     assert applied.run("rebase").code == 1
+    assert "a rebase of the patches is going on" in applied.apply("status").out
     again = applied.run("rebase")
     assert (again.code, "Use the second card" in again.out) == (1, True)
     unresolved = applied.run("rebase", "--continue")
