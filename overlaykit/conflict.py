@@ -16,7 +16,7 @@ from .enclosing import enclosing
 from .gitrepo import Entry, Repo, decode
 from .linemap import carry, split_lines
 from .patchfile import Patch
-from .regions import Region, find_regions
+from .regions import Region, find_regions, marker_lines
 from .whereabouts import names_of, read_file, renamed_to
 
 _SHOWN = 8  # lines of an excerpt
@@ -32,7 +32,7 @@ class Kind(Enum):
     RENAMED_UPSTREAM = "upstream renamed the file"
     DELETED_BY_PATCH = "the patch deletes a file that upstream changed"
     ADDED_BY_BOTH = "upstream has a file of this name too"
-    MODE = "both changed what kind of file it is"
+    MODE = "upstream changed what kind of file it is"
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,8 @@ def _explain(stop: _Stop, path: str, stages: Mapping[int, Entry]) -> list[Confli
             stop.conflict(path, Kind.RENAMED_UPSTREAM, hints.renamed(path, stop.renames), _changed_file(stop, path))
         ]
     conflicts = _content(stop, path, base, upstream, patched)
-    if not conflicts:
-        modes = {number: entry.mode for number, entry in stages.items()}
-        conflicts = [stop.conflict(path, Kind.MODE, hints.mode(path, modes), ())]
-    return conflicts
+    # Older versions of git merge a file alone by another method than a whole tree, and may see no conflict.
+    return conflicts or [stop.conflict(path, Kind.CONTENT, hints.MARKERS, _changed_file(stop, path))]
 
 
 def _changed_file(stop: _Stop, path: str) -> tuple[Culprit, ...]:
@@ -156,19 +154,26 @@ def _changed_file(stop: _Stop, path: str) -> tuple[Culprit, ...]:
 
 def _deleted_upstream(stop: _Stop, path: str) -> list[Conflict]:
     """One conflict per hunk: a file may have been split, and its parts live in several places."""
-    culprit = who_removed(stop.repo, stop.old, stop.new, path)
-    kind = Kind.RENAMED_UPSTREAM if path in stop.renames else Kind.DELETED_UPSTREAM
-    change = next((change for change in stop.patch.files if change.path == path), None)
-    text = split_lines(stop.read(stop.old, path) or b"")
+    name = _own_name(stop.patch, path)
+    removed = who_removed(stop.repo, stop.old, stop.new, name)
+    culprits = [removed] if removed else []
+    kind = Kind.RENAMED_UPSTREAM if name in stop.renames else Kind.DELETED_UPSTREAM
+    folder = hints.FOLDER if name != path else ""
+    text = split_lines(stop.read(stop.old, name) or b"")
     conflicts = []
-    for hunk in change.hunks if change else ():
-        hint = hints.deleted_upstream(stop.repo, stop.new, path, hunk, stop.renames.get(path))
-        conflict = stop.conflict(path, kind, hint, [culprit] if culprit else [])
-        function = enclosing(path, text, hunk.old_start + hunk.context_before) if text else ""
-        conflicts.append(
-            replace(conflict, function=function, base=_excerpt(hunk.old_lines), patched=_excerpt(hunk.new_lines))
-        )
-    return conflicts or [stop.conflict(path, kind, hints.NO_FILE, [culprit] if culprit else [])]
+    for hunk in (hunk for change in stop.patch.files if change.path == name for hunk in change.hunks):
+        hint = folder + hints.deleted_upstream(stop.repo, stop.new, (path, name), hunk, stop.renames.get(name))
+        function = enclosing(name, text, hunk.old_start + hunk.context_before) if text else ""
+        base, patched = _excerpt(hunk.old_lines), _excerpt(hunk.new_lines)
+        conflict = stop.conflict(path, kind, hint, culprits)
+        conflicts.append(replace(conflict, function=function, base=base, patched=patched))
+    return conflicts or [stop.conflict(path, kind, hints.NO_FILE, culprits)]
+
+
+def _own_name(patch: Patch, path: str) -> str:
+    """git puts a file for whose name upstream has a folder beside it, under another name: `NAME~COMMIT`."""
+    name = path.rpartition("~")[0]
+    return name if any(change.path == name for change in patch.files) else path
 
 
 # ---- lines that both sides changed ----
@@ -178,16 +183,21 @@ def _content(stop: _Stop, path: str, base: bytes, upstream: bytes, patched: byte
     regions = find_regions(stop.repo, upstream, base, patched)
     if regions is None:
         return [stop.conflict(path, Kind.CONTENT, hints.NOT_TEXT, _changed_file(stop, path))]
-    lines = _marker_lines(stop.repo, path, regions)
+    file = stop.repo.worktree / path if stop.repo.worktree else None
+    text = file.read_bytes() if file and file.is_file() and not file.is_symlink() else b""
+    lines = marker_lines(text, regions)
     if _crlf(upstream) != _crlf(base) and regions:
         return _line_ends(stop, path, (base, upstream, patched), lines)
-    return [_region(stop, path, base, upstream, region, line) for region, line in zip(regions, lines)]
+    return [_region(stop, path, (base, upstream), upstream, region, line) for region, line in zip(regions, lines)]
 
 
-def _region(stop: _Stop, path: str, base: bytes, upstream: bytes, region: Region, line: int) -> Conflict:
-    text = split_lines(upstream)
-    function = enclosing(path, text, max(1, region.first))
-    culprits = _culprits(stop, path, upstream, region)
+def _region(
+    stop: _Stop, path: str, texts: tuple[bytes, bytes], committed: bytes, region: Region, line: int
+) -> Conflict:
+    """`texts` are what was merged; `committed` is upstream's side with the line ends that it really has."""
+    base, upstream = texts
+    function = enclosing(path, split_lines(upstream), max(1, region.first))
+    culprits = _culprits(stop, path, committed, region)
     hint = hints.content(stop.repo, stop.new, path, base, upstream, region)
     if not culprits:
         hint += " " + hints.no_culprit(stop.repo, stop.new, path, region.first, region.last)
@@ -219,33 +229,12 @@ def _line_ends(stop: _Stop, path: str, texts: tuple[bytes, bytes, bytes], lines:
     regions = find_regions(stop.repo, upstream, base, patched) or ()
     hint = hints.line_ends(path, _crlf(texts[1]), bool(regions))
     about = replace(stop.conflict(path, Kind.LINE_ENDS, hint, culprits), line=lines[0])
-    return [about, *(_region(stop, path, base, upstream, region, 0) for region in regions)]
+    return [about, *(_region(stop, path, (base, upstream), texts[1], region, 0) for region in regions)]
 
 
 def _crlf(data: bytes) -> bool:
     """Whether most lines end with CR LF."""
     return data.count(b"\r\n") * 2 > data.count(b"\n")
-
-
-def _marker_lines(repo: Repo, path: str, regions: Sequence[Region]) -> list[int]:
-    """The line of each region's first marker in the worktree's file; 0 where the user has changed it since."""
-    file = repo.worktree / path if repo.worktree else None
-    if file is None or file.is_symlink() or not file.is_file():
-        return [0] * len(regions)
-    lines = split_lines(file.read_bytes())
-    marked = [number for number, text in enumerate(lines, 1) if text.startswith("<<<<<<< ")]
-    found = []
-    for region in regions:
-        exact = next((at for at in marked if _starts(lines, at, region)), 0)
-        marked = [at for at in marked if at > exact]
-        found.append(exact)
-    return found
-
-
-def _starts(lines: Sequence[str], at: int, region: Region) -> bool:
-    """Whether upstream's side of this very region follows the marker in line `at`."""
-    end = at + len(region.upstream)
-    return tuple(lines[at:end]) == region.upstream and "".join(lines[end : end + 1]).startswith(("|||||||", "======="))
 
 
 def _excerpt(lines: Sequence[str]) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ KIND_OF_FILE = (
     "make the patch's change there."
 )
 NOT_TEXT = "The file is not text, so nothing can be merged line by line. A patch cannot change it: use overlay/."
+FOLDER = "Upstream has a folder of this name now: its files hold what this file held. "
+MARKERS = "Search the file for <<<<<<< and read each place: the two sides changed lines close to each other."
 NO_FILE = "Upstream has no such file any more, and the patch changes nothing in it: git rm it."
 
 
@@ -53,14 +55,6 @@ def renamed(path: str, renames: Mapping[str, str]) -> str:
     return "The file was renamed or replaced by a folder on one side. Keep one name, and git rm the others."
 
 
-def mode(path: str, modes: Mapping[int, str]) -> str:
-    sign = "+" if modes[3] == "100755" else "-"
-    return (
-        f"The lines merge, the modes do not: it was {modes[1]}, upstream has {modes[2]}, the patch wants {modes[3]}. "
-        f"To do as the patch: git update-index --chmod={sign}x -- {shlex.quote(path)}"
-    )
-
-
 def line_ends(path: str, crlf: bool, more: bool) -> str:
     name = shlex.quote(path)
     ends, now = ("s/\\r*$/\\r/", "CR LF") if crlf else ("s/\\r*$//", "LF")
@@ -74,12 +68,12 @@ def line_ends(path: str, crlf: bool, more: bool) -> str:
     )
 
 
-def deleted_upstream(repo: Repo, new: str, path: str, hunk: Hunk, renamed_to: str | None) -> str:
-    """For one hunk of a patch, in a file that is not there any more."""
-    name = shlex.quote(path)
+def deleted_upstream(repo: Repo, new: str, paths: tuple[str, str], hunk: Hunk, renamed_to: str | None) -> str:
+    """For one hunk of a patch, in a file that is not there any more: `paths` are its names in the index and upstream."""
+    name, kind = shlex.quote(paths[0]), _kind(paths[1])
     if renamed_to:
         return f"Upstream renamed the file to {renamed_to}. Make this hunk's change there, then: git rm -- {name}"
-    places = dict.fromkeys(place for lines in _groups(hunk) for place in moved_lines(repo, new, lines, _kind(path)))
+    places = dict.fromkeys(place for lines in _groups(hunk) for place in moved_lines(repo, new, lines, kind))
     if places:
         listed = ", ".join(map(str, places))
         return f"The lines of this hunk are now in {listed}. Make its change there, then: git rm -- {name}"
@@ -148,15 +142,16 @@ def content(repo: Repo, new: str, path: str, base: bytes, upstream: bytes, regio
             return f"Upstream moved these lines: they are now in {_listed(places)}. Make the patch's change there."
     if _neighbours(was, ours, wanted):
         theirs_added, theirs_removed = _changes(was, ours)
-        what = f"changed {_quoted(theirs_removed)}" if theirs_removed else f"added {_quoted(theirs_added)}"
+        verb = "changed" if theirs_added and theirs_removed else "removed" if theirs_removed else "added"
+        what = f"{verb} {_quoted(theirs_removed or theirs_added)}"
         return f"Upstream {what} beside the patch's lines, not the lines themselves. Keep both changes."
     moved = _renamed_function(path, base, was, text, region)
     if not any(line.strip() for line in ours):
         return f"{moved}Upstream removed these lines. Read the commit for why; {_if_needed(added)}"
     new_lines, old_lines = _changes(was, ours)
-    what = [f"removed {_quoted(old_lines)}"] if old_lines else []
-    what += [f"added {_quoted(new_lines)}"] if new_lines else []
-    return f"{moved}Upstream {' and '.join(what)} where the patch changes lines too. {_redo(added, removed)}"
+    did = [f"removed {_quoted(old_lines)}"] if old_lines else []
+    did += [f"added {_quoted(new_lines)}"] if new_lines else []
+    return f"{moved}Upstream {' and '.join(did)} where the patch changes lines too. {_redo(added, removed)}"
 
 
 def _changes(old: Sequence[str], new: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -47,6 +47,24 @@ def find_regions(repo: Repo, upstream: bytes, base: bytes, patch: bytes) -> tupl
     )
 
 
+def marker_lines(text: bytes, regions: Sequence[Region]) -> list[int]:
+    """The line of each region's first marker in the file that the rebase left; 0 where somebody has edited it since."""
+    lines = split_lines(text)
+    marked = [number for number, line in enumerate(lines, 1) if line.startswith("<<<<<<< ")]
+    found = []
+    for region in regions:
+        exact = next((at for at in marked if _starts(lines, at, region)), 0)
+        marked = [at for at in marked if at > exact]
+        found.append(exact)
+    return found
+
+
+def _starts(lines: Sequence[str], at: int, region: Region) -> bool:
+    """Whether upstream's side of this very region follows the marker in line `at`."""
+    end = at + len(region.upstream)
+    return tuple(lines[at:end]) == region.upstream and "".join(lines[end : end + 1]).startswith(("|||||||", "======="))
+
+
 _RUNS = re.compile(rb"^(?:<{7,}|\|{7,}|={7,}|>{7,})", re.MULTILINE)
 
 
