@@ -224,7 +224,7 @@ def _notes(run: _Run, found: _Export | None) -> tuple[str, ...]:
 
 
 def _uncommitted(repo: Repo) -> list[str]:
-    command = ("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames")
+    command = ("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames", "--ignore-submodules=dirty")
     rows = repo.git(*command).split(b"\0")[:-1]
     if rows:  # perhaps only line ends, which the user's own git converts
         rows = repo.git(*repo.line_ends_of_the_user(), *command).split(b"\0")[:-1]

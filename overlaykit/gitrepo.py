@@ -1,7 +1,7 @@
 """A repository, for building and for looking: plumbing commands in batches, never one per file.
 
-A user's configuration must not change what we build, so these commands run isolated (gitrun), and the settings of
-the repository itself that could change bytes are overridden. Clone and fetch, in sources, keep the user's
+A user's configuration must not change what we build, so these commands run isolated (gitrun), and git does not see
+the settings and hooks of the repository itself (gitwall). Clone and fetch, in sources, keep the user's
 configuration: there it holds proxies, mirrors (`insteadOf`) and credentials.
 """
 
@@ -16,12 +16,12 @@ from typing import IO
 
 from .errors import FixTheCommand, OverlayError
 from .gitrun import GitResult, execute, isolated
+from .gitwall import common_dir
 
 NO_BLOB = "0" * 40
 AUTHOR = COMMITTER = "overlay <overlay@localhost>"
 
-# Settings of the repository itself that could change what is built or written. core.fileMode, core.symlinks and
-# core.ignoreCase describe the file system and stay.
+# Where git's default is not ours; and for the commands that do see the repository's own configuration.
 _OVERRIDES = {
     "advice.detachedHead": "false",
     "color.ui": "false",
@@ -42,6 +42,9 @@ _OVERRIDES = {
     "maintenance.auto": "false",
     "submodule.recurse": "false",
 }
+
+# Commands about the repository's own files. They run no program that the configuration names.
+_ASKING_FOR_PLACES = frozenset({"config", "init", "worktree", "--git-path", "--git-common-dir"})
 
 
 class GitFailed(OverlayError):
@@ -70,12 +73,20 @@ class Repo:
         """The same repository with more variables in git's environment."""
         return replace(self, variables=(*self.variables, *variables.items()))
 
-    def status_of(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> GitResult:
-        """Run git isolated; for callers that look at the exit status themselves."""
-        options = [word for key, value in _OVERRIDES.items() for word in ("-c", f"{key}={value}")]
+    def place(self) -> dict[str, str]:
+        """Variables that tell git where the repository is, but hide its settings and hooks (gitwall)."""
         place = {"GIT_DIR": str(self.git_dir)}
         if self.worktree:
             place["GIT_WORK_TREE"] = str(self.worktree)
+        shown = common_dir(self.git_dir)
+        return {**place, "GIT_COMMON_DIR": str(shown)} if shown else place
+
+    def status_of(self, *args: str, stdin: bytes | IO[bytes] = b"", env: Mapping[str, str] = {}) -> GitResult:
+        """Run git isolated; for callers that look at the exit status themselves."""
+        options = [word for key, value in _OVERRIDES.items() for word in ("-c", f"{key}={value}")]
+        place = self.place()
+        if _verb(args) in _ASKING_FOR_PLACES or _ASKING_FOR_PLACES.intersection(args):
+            place.pop("GIT_COMMON_DIR", None)
         environment = isolated(**place, **dict(self.variables), **env)
         return execute([*options, *args], self.worktree or self.git_dir, environment, stdin)
 
@@ -83,8 +94,7 @@ class Repo:
         """Run git isolated and return its output. Raises GitFailed."""
         result = self.status_of(*args, stdin=stdin, env=env)
         if result.status:
-            verb = next(word for word in args if word != "-c" and "=" not in word)
-            raise GitFailed(f"git {verb} failed in {self.worktree or self.git_dir}", result.error.strip())
+            raise GitFailed(f"git {_verb(args)} failed in {self.worktree or self.git_dir}", result.error.strip())
         return result.output
 
     def as_the_user(self, *args: str, stdin: bytes = b"") -> GitResult:
@@ -174,6 +184,10 @@ class Repo:
 
 # Who moves refs: the reflog wants a name, and the user's configuration, which may hold one, is not read.
 WHO = {"GIT_COMMITTER_NAME": "overlay", "GIT_COMMITTER_EMAIL": "overlay@localhost"}
+
+
+def _verb(args: Sequence[str]) -> str:
+    return next(word for word in args if word != "-c" and "=" not in word)
 
 
 def blob_id(data: bytes) -> str:

@@ -126,12 +126,10 @@ def clone_into(
 def fetch(repo: Repo, upstream: Upstream, tried: tuple[str, ...], lock: IO[bytes], say: Callable[[str], None]) -> None:
     """Fetch the pinned commit into an existing repository; moves no branch of the user's."""
     failures = []
-    place = {"GIT_DIR": str(repo.git_dir), "GIT_WORK_TREE": str(repo.worktree)}
     for address in tried:
         say(f"Fetching from {address}")
         for refspec in ("+refs/heads/*:refs/overlay/upstream/*", f"+{upstream.commit}:refs/overlay/upstream/pin"):
-            args = ["fetch", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--", address, refspec]
-            result = execute_showing_progress(args, repo.worktree or repo.git_dir, place, lock)
+            result = _fetch(repo, address, refspec, lock)
             if repo.resolve(f"{upstream.commit}^{{commit}}") != [None]:
                 return
         failures.append(Failure(address, _reason(result, upstream)))
@@ -143,23 +141,26 @@ def fetch_heads(
 ) -> None:
     """Fetch all branches to refs below `into`, and `asked` (a tag or commit) to `into`asked where it is no branch."""
     failures = []
-    place = {"GIT_DIR": str(repo.git_dir)}
-    if repo.worktree:
-        place["GIT_WORK_TREE"] = str(repo.worktree)
-    common = ("fetch", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--")
     for address in tried:
         say(f"Fetching from {address}")
-        where = repo.worktree or repo.git_dir
-        branches = f"+refs/heads/*:{into}*"
-        result = execute_showing_progress([*common, address, branches], where, place, lock)
+        result = _fetch(repo, address, f"+refs/heads/*:{into}*", lock)
         if result.status == 0:
             if repo.resolve(f"{into}{asked}") == [None]:  # not a branch: whether it is there is seen afterwards
-                execute_showing_progress([*common, address, f"+{asked}:{into}asked"], where, place, lock)
+                _fetch(repo, address, f"+{asked}:{into}asked", lock)
             return
         failures.append(Failure(address, _last_words(result)))
     listed = "\n".join(f"  {failure.address}\n    {failure.reason}" for failure in failures)
     fix = "Pass --upstream with what you can reach, or the id of a commit that this clone already has."
     raise ReachTheUpstream("Upstream's branches could not be had from any address.", f"Tried:\n{listed}", fix)
+
+
+def _fetch(repo: Repo, address: str, refspec: str, lock: IO[bytes]) -> GitResult:
+    """With the user's configuration; the repository's own (gitwall) is not theirs alone, and could run programs."""
+    options = ("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
+    place = {**repo.place(), **dict(repo.variables)}
+    return execute_showing_progress(
+        ["fetch", *options, "--", address, refspec], repo.worktree or repo.git_dir, place, lock
+    )
 
 
 def unreachable(upstream: Upstream, failures: list[Failure]) -> ReachTheUpstream:
@@ -203,7 +204,9 @@ def _check_out(repo: Repo, upstream: Upstream) -> None:
         repo.git("config", "core.sparseCheckoutCone", "false")
     newest = f"refs/remotes/origin/{upstream.branch}"
     if repo.resolve(f"{newest}^{{commit}}") != [None]:
-        repo.git("checkout", "--quiet", "--track", "-B", upstream.branch, newest)
+        repo.git("checkout", "--quiet", "--no-track", "-B", upstream.branch, newest)
+        repo.git("config", f"branch.{upstream.branch}.remote", "origin")
+        repo.git("config", f"branch.{upstream.branch}.merge", f"refs/heads/{upstream.branch}")
     else:
         repo.git("checkout", "--quiet", "--no-track", "-B", upstream.branch, upstream.commit)
 

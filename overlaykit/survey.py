@@ -198,8 +198,8 @@ def _same(repo: Repo, seen: Entry | None, wanted: Entry | None) -> bool:
 
 
 def filtered_id(repo: Repo, path: str) -> str:
-    """The blob id that the user's own git sees, with their line-end conversion (core.autocrlf)."""
-    return repo.as_the_user("hash-object", "--stdin-paths", stdin=encode(path) + b"\n").output.decode().strip()
+    """The blob id of a file with line ends converted as its attributes say. No filter program is run."""
+    return repo.status_of("hash-object", "--stdin-paths", stdin=encode(path) + b"\n").output.decode().strip()
 
 
 def _root(repo: Repo) -> Path:
