@@ -14,7 +14,7 @@ from . import hints
 from .culprits import Culprit, who_changed, who_removed, who_touched
 from .enclosing import enclosing
 from .gitrepo import Entry, Repo, decode
-from .linemap import carry, split_lines
+from .linemap import carry, printable, split_lines
 from .patchfile import Patch
 from .regions import Region, find_regions, marker_lines
 from .whereabouts import names_of, read_file, renamed_to
@@ -238,7 +238,7 @@ def _crlf(data: bytes) -> bool:
 
 
 def _excerpt(lines: Sequence[str]) -> tuple[str, ...]:
-    shown = [text.rstrip("\n").encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in lines]
+    shown = [printable(text.rstrip("\r\n")) for text in lines]
     return (
         tuple(shown) if len(shown) <= _SHOWN else (*shown[: _SHOWN - 1], f"… and {len(shown) - _SHOWN + 1} more lines")
     )

@@ -11,11 +11,11 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .gitrepo import Repo
-from .linemap import carry, split_lines
+from .linemap import carry, printable, split_lines
 from .whereabouts import NO_FETCH, literal, names_of, read_file, rename_commits, renamed_to
 
 # Settings and options that could add to the output of git log, or run something.
-_LOG = ("log", "-z", "--no-show-signature", "--no-decorate", "--no-notes", "--no-color", "--no-mailmap")
+_LOG = ("log", "-z", "--no-show-signature", "--no-decorate", "--no-notes", "--no-color", "--no-mailmap", "--no-follow")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def describe(repo: Repo, commits: Iterable[str]) -> tuple[Culprit, ...]:
     if not ids:
         return ()
     text = repo.line(*_LOG, "-s", "--no-walk=unsorted", "--format=%H%x1f%as%x1f%an%x1f%s", "--stdin", stdin=_rows(ids))
-    return tuple(Culprit(*row.split("\x1f", 3)) for row in text.split("\0") if row)
+    return tuple(Culprit(*map(printable, row.split("\x1f", 3))) for row in text.split("\0") if row)
 
 
 def newest_first(repo: Repo, old: str, new: str, culprits: Iterable[Culprit]) -> tuple[Culprit, ...]:

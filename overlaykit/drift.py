@@ -73,18 +73,19 @@ def find_drift(
     found: list[Drift] = []
     for change in before.files:
         if change.path.endswith(".py") and change.old_path and change.new_path:
-            found += _in_file(repo, old, new, before.name, change, parent_before, _new_path(change, after, renames))
+            new_path = _new_path(repo, new, change, after, renames)
+            found += _in_file(repo, old, new, before.name, change, parent_before, new_path)
     return tuple(found)
 
 
-def _new_path(change: FileChange, after: Patch, renames: Mapping[str, str]) -> str:
-    """Where the patch changes the file now; whoever resolved a conflict may have gone elsewhere."""
+def _new_path(repo: Repo, new: str, change: FileChange, after: Patch, renames: Mapping[str, str]) -> str:
+    """Where upstream has the file now; where it has not, the file to which somebody carried the change."""
     path = renames.get(change.path, change.path)
-    paths = [other.path for other in after.files if other.path.endswith(".py")]
-    if path in paths or not paths:
+    if read_file(repo, new, path) is not None:
         return path
+    paths = [other.path for other in after.files if other.path.endswith(".py")]
     alike = [other for other in paths if other.rpartition("/")[2] == change.path.rpartition("/")[2]]
-    return (alike or paths)[0]
+    return (*alike, *paths, path)[0]
 
 
 def _in_file(repo: Repo, old: str, new: str, patch: str, change: FileChange, parent: str, new_path: str) -> list[Drift]:

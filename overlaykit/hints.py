@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from .culprits import describe, touched_by
 from .enclosing import enclosing
 from .gitrepo import Repo
-from .linemap import carry, split_lines
+from .linemap import carry, printable, split_lines
 from .patchfile import Hunk
 from .regions import Region
 from .whereabouts import Place, moved_lines, telling
@@ -69,7 +69,7 @@ def line_ends(path: str, crlf: bool, more: bool) -> str:
 
 
 def deleted_upstream(repo: Repo, new: str, paths: tuple[str, str], hunk: Hunk, renamed_to: str | None) -> str:
-    """For one hunk of a patch, in a file that is not there any more: `paths` are its names in the index and upstream."""
+    """For one hunk of a patch, in a file that is gone; `paths` are its name in the index and its name in `old`."""
     name, kind = shlex.quote(paths[0]), _kind(paths[1])
     if renamed_to:
         return f"Upstream renamed the file to {renamed_to}. Make this hunk's change there, then: git rm -- {name}"
@@ -230,7 +230,7 @@ def _quoted(lines: Sequence[str]) -> str:
     real = [line.strip() for line in lines if line.strip()]
     if not real:
         return "an empty line"
-    shown = (telling(real) or real)[0]
+    shown = printable((telling(real) or real)[0])
     more = f" (and {len(real) - 1} more)" if len(real) > 1 else ""
     return f"`{shown if len(shown) <= 80 else shown[:79] + '…'}`{more}"
 

@@ -14,6 +14,12 @@ def split_lines(data: bytes) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+", data.decode("utf-8", "surrogateescape"))
 
 
+def printable(text: str) -> str:
+    """Text of upstream's for a terminal: no control characters, which could do more than show."""
+    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in readable)
+
+
 def carry(old: Sequence[str], new: Sequence[str], first: int, last: int) -> tuple[int, int]:
     """The lines of `new` that stand where lines first..last of `old` stood; 1-based.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .linemap import carry, split_lines
+from .linemap import carry, printable, split_lines
 from .patchfile import Hunk
 from .pyast import Module, Symbol, defined_as, not_python, statement_texts
 
@@ -96,7 +96,7 @@ def _statements(before: Module, after: Module, there: Sequence[tuple[Module, Sym
             continue
         start, end = carry(before.lines, after.lines, *was.lines)
         now = after.at(start) if start <= end else None
-        head = before.lines[was.first - 1].strip()
+        head = printable(before.lines[was.first - 1].strip())
         view = _holds(was.text)
         if now is None or now.name != MODULE:
             yield Finding(MODULE, f"statement `{head}` is gone", "", None, view)

@@ -18,6 +18,7 @@ from .linemap import carry, split_lines
 # As `git rebase` merges; older versions of git do not know all of it.
 _STYLES = (("--zdiff3", "--diff-algorithm=histogram"), ("--zdiff3",), ("--diff3",))
 _USAGE = 129  # exit status of git for an option it does not know
+_RUNS = re.compile(rb"^(?:<{7,}|\|{7,}|={7,}|>{7,})", re.MULTILINE)
 _FAILED = 128  # below: the number of conflicts
 
 
@@ -63,9 +64,6 @@ def _starts(lines: Sequence[str], at: int, region: Region) -> bool:
     """Whether upstream's side of this very region follows the marker in line `at`."""
     end = at + len(region.upstream)
     return tuple(lines[at:end]) == region.upstream and "".join(lines[end : end + 1]).startswith(("|||||||", "======="))
-
-
-_RUNS = re.compile(rb"^(?:<{7,}|\|{7,}|={7,}|>{7,})", re.MULTILINE)
 
 
 def _merge(repo: Repo, size: int, texts: Sequence[bytes]) -> bytes | None:

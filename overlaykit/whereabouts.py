@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from .enclosing import enclosing
 from .gitrepo import Repo, decode
-from .linemap import split_lines
+from .linemap import printable, split_lines
 
 NO_FETCH = {"GIT_NO_LAZY_FETCH": "1"}  # an explanation is not worth a download
 _MANY = 1000
@@ -28,7 +28,7 @@ class Place:
     function: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}" + (f" in {self.function}" if self.function else "")
+        return f"{printable(self.path)}:{self.line}" + (f" in {self.function}" if self.function else "")
 
 
 def renamed_to(repo: Repo, old: str, new: str) -> Mapping[str, str]:

@@ -155,6 +155,13 @@ def test_a_missing_version_of_the_file_leaves_the_commits_that_touched_it(tmp_pa
     assert subjects(who_touched(future.repo, future.old, future.new, "f.py", 15, 15)) == ["change 15", "change 5"]
 
 
+def test_a_hostile_subject_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    future = Future(tmp_path / "repo", {"f.py": text()})
+    future.upstream("Fix\x1b[2J\x1fit", {"f.py": text(_5="five\n")})
+    (culprit,) = who_touched(future.repo, future.old, future.new, "f.py", 5, 5)
+    assert culprit.subject == "Fix\ufffd[2J\ufffdit"
+
+
 def test_lines_are_found_where_they_moved(future: Future) -> None:
     code = b"class A:\n    def f(self):\n        number_of_wheels = 4\n        return number_of_wheels\n"
     future.upstream("move", {"moved.py": code, "notes.txt": code})

@@ -168,6 +168,28 @@ def test_a_function_that_the_patch_adds_and_upstream_too(future: Future) -> None
     assert told(found) == [("BaseModel.kind", "is added by the patch, and upstream now has its own")]
 
 
+def test_a_file_whose_part_of_the_patch_landed_is_still_compared(tmp_path: Path) -> None:
+    future = Future(tmp_path / "repo", {PATH: MODEL, "model/twin.py": MODEL})
+    future.upstream("Half of it", {PATH: REWRITTEN.replace(*AUTOCAST)})
+    before = future.patch({PATH: MODEL.replace(*AUTOCAST), "model/twin.py": MODEL.replace(*AUTOCAST)})
+    assert future.rebase() is None
+    (after,) = future.after()
+    assert [change.path for change in after.files] == ["model/twin.py"]
+    (drift,) = find_drift(future.repo, future.old, future.new, before, after, future.old, {})
+    assert (drift.path, drift.symbol) == (PATH, "BaseModel.maybe_autocast")
+
+
+def test_a_function_that_was_carried_to_another_file_is_compared_there(future: Future) -> None:
+    method = REWRITTEN[REWRITTEN.index(b"    def maybe_autocast") : REWRITTEN.index(b"    def load")]
+    future.upstream("Split", {PATH: None, "core/autocast.py": b"class BaseModel:\n" + method})
+    before = future.patch({PATH: MODEL.replace(*AUTOCAST)})
+    later = Future(future.folder / "later", {"core/autocast.py": b"class BaseModel:\n" + method})
+    after = later.patch({"core/autocast.py": b"class BaseModel:\n" + method.replace(*AUTOCAST)})
+    (drift,) = find_drift(future.repo, future.old, future.new, before, after, future.old, {})
+    assert (drift.path, drift.symbol, drift.what) == ("core/autocast.py", "BaseModel.maybe_autocast", "changed")
+    assert [culprit.subject for culprit in drift.culprits] == ["Split"]
+
+
 def test_what_is_not_python_is_left_alone(tmp_path: Path) -> None:
     yaml = b"".join(b"key%d: 1\n" % number for number in range(20))
     future = Future(tmp_path / "repo", {"a.yaml": yaml})
