@@ -115,3 +115,47 @@ def test_upstream_has_committed_markers(future: Future) -> None:
     assert conflict.upstream == ("<<<<<<< HEAD", '        return "cuda:1"', "=======", ">>>>>>> up")
     assert conflict.line == 7
     assert [culprit.subject for culprit in conflict.culprits] == ["update merging"]
+
+
+def test_settings_of_the_repository_change_nothing(future: Future) -> None:
+    """They could turn the output around, or run something."""
+    future.upstream("Autocast to bfloat16", {PATH: MODEL.replace(b"dtype=dtype)", b"dtype=torch.bfloat16)")})
+    patch = future.patch({PATH: PATCHED})
+    stopped = future.rebase()
+    assert stopped is not None
+    expected = explain_conflicts(stopped, patch, future.old, future.new)
+    (future.folder / "order").write_text("*.md\n")
+    for setting in SETTINGS:
+        name, _, value = setting.partition("=")
+        git(future.folder, "config", name, value.replace("FOLDER", str(future.folder)))
+    assert explain_conflicts(stopped, patch, future.old, future.new) == expected
+    assert [culprit.subject for culprit in expected[0].culprits] == ["Autocast to bfloat16"]
+    assert not (future.folder / "trap").exists()
+
+
+SETTINGS = (
+    "color.ui=always",
+    "core.pager=touch FOLDER/trap",
+    "core.quotePath=true",
+    "diff.algorithm=patience",
+    "diff.external=touch FOLDER/trap",
+    "diff.noprefix=true",
+    "diff.orderFile=FOLDER/order",
+    "diff.renames=false",
+    "format.pretty=oneline",
+    "gpg.program=touch FOLDER/trap",
+    "grep.column=true",
+    "grep.lineNumber=true",
+    "grep.patternType=perl",
+    "i18n.logOutputEncoding=UTF-16",
+    "log.abbrevCommit=true",
+    "log.date=relative",
+    "log.decorate=full",
+    "log.diffMerges=combined",
+    "log.follow=true",
+    "log.mailmap=true",
+    "log.showRoot=false",
+    "log.showSignature=true",
+    "merge.conflictStyle=merge",
+    "status.renames=false",
+)
