@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from shlex import quote
 
 from .build import Built
@@ -41,6 +41,11 @@ class Step:
     @property
     def subject(self) -> str:
         return subject_of(self.message)
+
+    @property
+    def first_subject(self) -> str:
+        """Before any `amend!`."""
+        return self.patch.subject if self.patch else self.commits[0].subject if self.commits else self.subject
 
     @property
     def name(self) -> str:
@@ -88,7 +93,7 @@ def read_mark(subject: str) -> tuple[str | None, str]:
 
 def _find(work: Work, mark: str, target: str, steps: Sequence[Step], others: set[str]) -> int | None:
     """The index of the target; None for a commit that changes nothing of a patch."""
-    found = [at for at, step in enumerate(steps) if step.subject == target]
+    found = [at for at, step in enumerate(steps) if target in (step.subject, step.first_subject)]
     if len(found) == 1:
         return found[0]
     if len(found) > 1:
@@ -112,7 +117,7 @@ def _fold_into(
         moved = dict(below)
         for change in changes_between(above, top):
             entry = _merge(repo, below.get(change.path), change.old, change.new, scratch)
-            if entry is _CONFLICT:
+            if entry is _CONFLICT or (entry and change.path not in below and _is_blocked(change.path, below)):
                 where = change.path + _place(repo, change.path, below.get(change.path), change.old, change.new)
                 raise _in_the_way(work, steps[at], steps[place], where, folder)
             moved.pop(change.path, None)
@@ -122,6 +127,12 @@ def _fold_into(
         top = moved
     message = _message(mark, steps[at].message, work)
     steps[at] = replace(steps[at], files=top, message=message, commits=(*steps[at].commits, work))
+
+
+def _is_blocked(path: str, files: Files) -> bool:
+    """Whether a file stands where a folder would have to, or a folder where the file would."""
+    above = [parent.as_posix() for parent in PurePosixPath(path).parents]
+    return any(parent in files for parent in above) or any(other.startswith(f"{path}/") for other in files)
 
 
 _CONFLICT = object()

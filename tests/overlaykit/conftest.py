@@ -25,8 +25,14 @@ def toy(toy_master: Path, tmp_path: Path) -> Toy:
     return copy_toy(toy_master, tmp_path / "toy")
 
 
-@pytest.fixture
-def applied(toy: Toy) -> Toy:
-    """A toy whose workspace has been applied once."""
+@pytest.fixture(scope="session")
+def applied_master(toy_master: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    toy = copy_toy(toy_master, tmp_path_factory.mktemp("applied") / "master")
     toy.apply()
-    return toy
+    return toy.folder
+
+
+@pytest.fixture
+def applied(applied_master: Path, tmp_path: Path) -> Toy:
+    """A toy whose workspace has been applied once."""
+    return copy_toy(applied_master, tmp_path / "toy")

@@ -151,6 +151,7 @@ def test_fixup_squash_and_amend(applied: Toy) -> None:
     commit(applied, "fixup! fixup! Choose autocast by device", {MODEL: lines.replace(b"return 0", b"return 1")})
     commit(applied, "squash! Choose autocast by device\n\nNever None.\n\nDrop-When: later", {})
     commit(applied, "amend! Drop what is old\n\nDrop old files\n\nAnother reason.", {})
+    commit(applied, "squash! Drop what is old", {})  # its subject is another by now
     exported(applied)
     first, second = read_project(applied.project).series
     assert (first.name, second.name) == (FIRST, "0002-Drop-old-files.patch")

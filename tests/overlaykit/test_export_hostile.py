@@ -149,10 +149,9 @@ auto = true
 
 
 @pytest.fixture(scope="module")
-def prepared(toy_master: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(applied_master: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy with commits of every kind to export."""
-    toy = copy_toy(toy_master, tmp_path_factory.mktemp("prepared") / "toy")
-    toy.apply()
+    toy = copy_toy(applied_master, tmp_path_factory.mktemp("prepared") / "toy")
     text = b"def f():\n    return 1\n\n\ndef g():\n    return 2\n"
     commit(toy, "fixup! Choose autocast by device", {MODEL: PATCHED + b"\n\n" + text})
     commit(toy, f"Größer\n\nBecause ä is not ASCII.\n\n{TRAILERS}", {"demo.py": b"print('\xc3\xa4')\n\n\n" + text})
