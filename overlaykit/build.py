@@ -91,7 +91,7 @@ def build(
     parent = objects.commit(tree, parent, "overlay: files\n", AUTHOR, date)
     overlay_commit = Commit(parent, tree, "overlay: files")
 
-    rules.require_files(files)
+    rules.require_files(path for path, entry in files.items() if entry.mode.startswith("100"))  # no links
     tree = objects.tree(_configured(objects, rules, files, values))
     tip = objects.commit(tree, parent, "overlay: local configuration\n\n" + _write_settings(settings), AUTHOR, date)
     objects.write()

@@ -15,6 +15,7 @@ from .gitrepo import Repo
 from .handedits import HandEdit, carry_over, find_hand_edits
 from .project import Project
 from .report import how_to_call
+from .sources import refuse_names
 from .survey import Index, Survey, changes_between, read_index, survey
 from .swap import Rewrite
 from .workspace import BRANCH, State, Workspace
@@ -96,6 +97,7 @@ def make_plan(
 
 
 def build_project(repo: Repo, project: Project, settings: Mapping[str, str], scratch: Path) -> Built:
+    refuse_names(repo, project.upstream.commit)
     return build(repo, project.upstream.commit, project.series, project.overlay, project.rules, settings, scratch)
 
 

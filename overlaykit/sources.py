@@ -6,13 +6,14 @@ import fcntl
 import os
 import shutil
 import tarfile
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import IO, Callable
 
-from .errors import FixTheCommand, ReachTheUpstream, SaveYourWork
+from .errors import FixTheCommand, FixTheProjectFile, ReachTheUpstream, SaveYourWork
 from .gitrepo import Repo
 from .gitrun import GitResult, execute_showing_progress
 from .project import Upstream
@@ -163,6 +164,15 @@ def _fetch(repo: Repo, address: str, refspec: str, lock: IO[bytes]) -> GitResult
     )
 
 
+def refuse_names(repo: Repo, commit: str) -> None:
+    """Raise FixTheProjectFile for a commit with file names that git never writes: `.git/config` and what looks so."""
+    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
+        told = repo.having(GIT_INDEX_FILE=str(Path(folder, "index"))).status_of("read-tree", "-n", commit)
+    if told.status:
+        fix = "Pin another commit in configs/upstream.yaml, and tell the people who made this one."
+        raise FixTheProjectFile(f"Upstream's commit {commit} cannot be checked out.", told.error.strip(), fix)
+
+
 def unreachable(upstream: Upstream, failures: list[Failure]) -> ReachTheUpstream:
     tried = "\n".join(f"  {failure.address}\n    {failure.reason}" for failure in failures)
     return ReachTheUpstream(
@@ -203,7 +213,9 @@ def _check_out(repo: Repo, upstream: Upstream) -> None:
         repo.git("config", "core.sparseCheckout", "true")
         repo.git("config", "core.sparseCheckoutCone", "false")
     newest = f"refs/remotes/origin/{upstream.branch}"
-    if repo.resolve(f"{newest}^{{commit}}") != [None]:
+    known = repo.resolve(f"{newest}^{{commit}}") != [None]
+    refuse_names(repo, newest if known else upstream.commit)
+    if known:
         repo.git("checkout", "--quiet", "--no-track", "-B", upstream.branch, newest)
         repo.git("config", f"branch.{upstream.branch}.remote", "origin")
         repo.git("config", f"branch.{upstream.branch}.merge", f"refs/heads/{upstream.branch}")
