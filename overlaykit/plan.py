@@ -97,8 +97,10 @@ def make_plan(
 
 
 def build_project(repo: Repo, project: Project, settings: Mapping[str, str], scratch: Path) -> Built:
-    refuse_names(repo, project.upstream.commit)
-    return build(repo, project.upstream.commit, project.series, project.overlay, project.rules, settings, scratch)
+    parts = (project.upstream.commit, project.series, project.overlay, project.rules)
+    built = build(repo, *parts, settings, scratch)
+    refuse_names(repo, built.config.id)
+    return built
 
 
 def compare_with_lock(project: Project, built: Built) -> None:

@@ -169,8 +169,9 @@ def refuse_names(repo: Repo, commit: str) -> None:
     with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
         told = repo.having(GIT_INDEX_FILE=str(Path(folder, "index"))).status_of("read-tree", "-n", commit)
     if told.status:
-        fix = "Pin another commit in configs/upstream.yaml, and tell the people who made this one."
-        raise FixTheProjectFile(f"Upstream's commit {commit} cannot be checked out.", told.error.strip(), fix)
+        why = f"{told.error.strip()}: a file of that name could replace git's own."
+        fix = "If it is in overlay/ or in a patch, rename it; if it is upstream's, pin another commit."
+        raise FixTheProjectFile(f"The tree of {commit} cannot be checked out.", why, fix)
 
 
 def unreachable(upstream: Upstream, failures: list[Failure]) -> ReachTheUpstream:

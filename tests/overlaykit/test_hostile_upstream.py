@@ -132,6 +132,16 @@ def test_names_that_mean_the_repository_itself(toy: Toy, name: bytes) -> None:
     assert not toy.workspace.exists()
 
 
+@pytest.mark.parametrize("name", [".git/hooks/post-checkout", "a/.GIT/x", "git~1/x"])
+def test_such_names_in_the_overlay(toy: Toy, name: str) -> None:
+    toy.write_overlay({name: b"#!/bin/sh\n"})
+    before = outside(toy)
+    for verb in ("lock", "check", "apply"):
+        done = toy.run(verb)
+        assert (done.code, name in done.err) == (2, True), done.out + done.err
+    assert outside(toy) == before
+
+
 def test_a_submodule_is_neither_fetched_nor_entered(toy: Toy, tmp_path: Path) -> None:
     modules = b'[submodule "m"]\n\tpath = sub\n\turl = ext::touch %s\n\tupdate = !touch %s\n\tignore = none\n' % (
         (bytes(tmp_path / "ran"),) * 2
