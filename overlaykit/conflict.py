@@ -219,7 +219,8 @@ def _culprits(stop: _Stop, path: str, upstream: bytes, region: Region) -> tuple[
     if here is None:
         return ()
     first, last = carry(split_lines(upstream), split_lines(here), region.first, region.last)
-    return who_touched(stop.repo, stop.old, stop.new, path, first, last)
+    gone = [line for line in region.base if region.base.count(line) > region.upstream.count(line)]
+    return who_touched(stop.repo, stop.old, stop.new, path, first, last, gone)
 
 
 def _line_ends(stop: _Stop, path: str, texts: tuple[bytes, bytes, bytes], lines: Sequence[int]) -> list[Conflict]:

@@ -7,6 +7,7 @@ the commits that going from one to the other takes back count too.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -31,10 +32,13 @@ class Culprit:
         return f"{self.commit[:12]} {self.date} {self.author}: {self.subject}"
 
 
-def who_touched(repo: Repo, old: str, new: str, path: str, first: int, last: int) -> tuple[Culprit, ...]:
+def who_touched(
+    repo: Repo, old: str, new: str, path: str, first: int, last: int, gone: Sequence[str] = ()
+) -> tuple[Culprit, ...]:
     """The upstream commits between that touched lines first..last of `path` as it is in `new`; newest first.
 
-    Lines are 1-based; last == first - 1 is the gap before `first`. Who deleted what stood there counts too.
+    Lines are 1-based; last == first - 1 is the gap before `first`. Who deleted what stood there counts too: `gone`
+    are lines of which the caller knows that they did.
     """
     found = describe(repo, touched_by(repo, old, new, path, first, last) if first <= last else [])
     before = next((name for name, later in renamed_to(repo, old, new).items() if later == path), path)
@@ -44,13 +48,14 @@ def who_touched(repo: Repo, old: str, new: str, path: str, first: int, last: int
         start, end = carry(now, then, first, last)
         if start <= end and not is_ancestor(repo, old, new):
             found += describe(repo, touched_by(repo, new, old, before, start, end))
-        # `git log -L` sees no deletion at the edge of the lines, and not every branch. So ask for lines that only one
-        # of the two versions has.
-        only = [line for line in then[start - 1 : end] if then.count(line) == 1 and line not in now]
-        only += [line for line in now[first - 1 : last] if now.count(line) == 1 and line not in then]
-        if only:
-            names = (*names_of(repo, old, new, path), before)
-            found += who_changed(repo, old, new, names, lambda data: _which(only, data))
+        # `git log -L` sees no deletion at the edge of the lines, and not every branch. So ask for lines of which one
+        # version has more than the other: for those that can be recognized, or else for all.
+        lines = dict.fromkeys((*then[start - 1 : end], *now[first - 1 : last], *gone))
+        differ = [line for line in lines if then.count(line) != now.count(line)]
+        names = (*names_of(repo, old, new, path), before)
+        for some in ([line for line in differ if max(then.count(line), now.count(line)) == 1], differ):
+            if some and (some is not differ or not found):
+                found += who_changed(repo, old, new, names, _counting(some))
     return newest_first(repo, old, new, found)
 
 
@@ -148,9 +153,12 @@ def _clamped(first: int, last: int, size: int) -> tuple[int, int]:
     return max(1, min(first, size)), min(last, size)
 
 
-def _which(lines: Sequence[str], data: bytes | None) -> tuple[bool, ...]:
-    there = set(split_lines(data or b""))
-    return tuple(line in there for line in lines)
+def _counting(lines: Sequence[str]) -> Callable[[bytes | None], tuple[int, ...]]:
+    def view(data: bytes | None) -> tuple[int, ...]:
+        there = Counter(split_lines(data or b""))
+        return tuple(there[line] for line in lines)
+
+    return view
 
 
 def is_ancestor(repo: Repo, old: str, new: str) -> bool:
