@@ -28,8 +28,8 @@ from .newproject import (
     Written,
     changed_overlay,
     new_project,
+    tree_of,
     write_patches,
-    write_tree,
 )
 from .onward import move_on
 from .plan import Request, build_project, compare_with_lock, how_to_keep, is_ancestor
@@ -176,14 +176,12 @@ def _find(run: _Run, built: Built) -> _Export | None:
     sides = Sides(clean, clean.tree(run.tip), clean.tree(built.overlay.id), upstream, project.rules, scratch)
     works = read_work(sides, run.tip, run.head)
     refuse_mixed(works, run.workspace.folder, run.head)
-    steps = fold(clean, base, steps_of(clean, built, project.series), works, run.workspace.folder, scratch)
+    steps = fold(clean, base, steps_of(base, project.series), works, run.workspace.folder, scratch)
     patches = write_patches(clean, built.base, steps, scratch)
     _, before = sides.split(sides.result, run.tip)
     overlay = changed_overlay(clean, project, before, works[-1].overlay)
     new = new_project(clean, project, patches, overlay, {}, scratch)
-    index = clean.having(GIT_INDEX_FILE=str(scratch / "whole-index"))
-    index.git("read-tree", built.overlay.id)
-    if write_tree(index, sides.result, {**works[-1].files, **works[-1].overlay}) != new.built.overlay.tree:
+    if tree_of(clean, {**works[-1].files, **works[-1].overlay}, scratch) != new.built.overlay.tree:
         what = "The new patches and overlay/ do not give the files that the workspace holds; nothing was written."
         raise OverlayError(what, f"Built: {new.built.overlay.tree}.", "Please report the commits that you exported.")
     return _Export(works, patches, overlay, new)

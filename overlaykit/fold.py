@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from shlex import quote
 
-from .build import Built
 from .enclosing import enclosing
 from .errors import RebaseThePatch
 from .gitrepo import Entry, Repo
@@ -52,12 +51,17 @@ class Step:
         return self.patch.name if self.patch else f'the new patch "{self.subject}"'
 
 
-def steps_of(repo: Repo, built: Built, series: Sequence[Patch]) -> tuple[Step, ...]:
-    """The series as it is."""
-    return tuple(
-        Step(patch.message, f"{patch.author_name} <{patch.author_email}>", patch.author_date, repo.tree(made.id), patch)
-        for patch, made in zip(series, built.patches)
-    )
+def steps_of(base: Files, series: Sequence[Patch]) -> tuple[Step, ...]:
+    """The series as it is; it fits on `base`."""
+    files, steps = dict(base), []
+    for patch in series:
+        for change in patch.files:
+            files.pop(change.path, None)
+            if change.new_mode:
+                files[change.path] = Entry(change.new_mode, change.new_blob)
+        author = f"{patch.author_name} <{patch.author_email}>"
+        steps.append(Step(patch.message, author, patch.author_date, dict(files), patch))
+    return tuple(steps)
 
 
 def fold(

@@ -14,6 +14,7 @@ from .errors import FixTheProjectFile, RebaseThePatch
 from .fold import Step
 from .gitrepo import Entry, Repo
 from .install import check_inside
+from .objects import Objects
 from .patchfile import Patch, parse_patch
 from .patchtable import render
 from .patchwrite import file_name, write_patch
@@ -74,37 +75,43 @@ class NewProject:
     built: Built
 
 
-def write_tree(repo: Repo, old: Files, new: Files) -> str:
-    """The tree `new`, in the index of `repo`, which holds `old`."""
-    changes = sorted(changes_between(old, new), key=lambda change: change.new is not None)  # what goes makes way
-    repo.update_index({change.path: change.new for change in changes})
-    return repo.write_tree()
-
-
 def write_patches(repo: Repo, base: str, steps: Sequence[Step], scratch: Path) -> tuple[Written, ...]:
     """Each step as a patch; one that comes from a patch and says the same keeps its bytes. `repo` is sterile.
 
     Raises RebaseThePatch for a commit that no patch can hold.
     """
-    repo = repo.having(GIT_INDEX_FILE=str(scratch / "patches-index"))
-    repo.git("read-tree", base)
-    parent = base
+    objects = _objects(repo, scratch / "steps")
     before: Files = repo.tree(base)
+    objects.tree(before)
     number = max((int(step.patch.name[:4]) for step in steps if step.patch), default=0)
-    written = []
+    commits, parent = [], base
     for step in steps:
-        tree = write_tree(repo, before, step.files)
-        parent = repo.commit(tree, [parent], step.message, step.author, step.date)
+        tree = objects.tree({change.path: change.new for change in changes_between(before, step.files)})
+        parent = objects.commit(tree, parent, step.message, step.author, step.date)
+        commits.append((parent, before))
+        before = step.files
+    objects.write()
+    written = []
+    for step, (commit, before) in zip(steps, commits):
         if before == step.files:
             written.append(Written(Became.DROPPED, step, step.patch, None))
         elif step.patch and _is_same(step, before):
             written.append(Written(Became.SAME, step, step.patch, step.patch))
         else:
             number += step.patch is None
-            patch = _patch(repo, parent, step, int(step.patch.name[:4]) if step.patch else number)
+            patch = _patch(repo, commit, step, int(step.patch.name[:4]) if step.patch else number)
             written.append(Written(Became.CHANGED if step.patch else Became.NEW, step, step.patch, patch))
-        before = step.files
     return tuple(written)
+
+
+def tree_of(repo: Repo, files: Files, scratch: Path) -> str:
+    """The id of the tree with these files; nothing is written."""
+    return _objects(repo, scratch / "tree").tree(files)
+
+
+def _objects(repo: Repo, folder: Path) -> Objects:
+    folder.mkdir()
+    return Objects(repo, folder)
 
 
 def new_project(

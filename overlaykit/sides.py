@@ -30,7 +30,7 @@ class Work:
     id: str
     message: str  # as git would clean it up
     author: str  # "Name <address>"
-    date: str  # "@seconds zone"
+    date: str  # "seconds zone"
     files: Files  # upstream's side after it, as the patches know it
     overlay: Files  # the overlay's side after it
     touched: tuple[str, ...]  # paths of upstream's side
@@ -105,7 +105,7 @@ def read_work(sides: Sides, tip: str, head: str) -> tuple[Work, ...]:
         after, own = sides.split(sides.repo.tree(commit), commit)
         touched = tuple(change.path for change in changes_between(before, after))
         added = tuple(change.path for change in changes_between(overlay, own))
-        work = Work(commit, message, f"{name} <{address}>", f"@{date}", after, own, touched, added)
+        work = Work(commit, message, f"{name} <{address}>", date, after, own, touched, added)
         _check(work, before, name, address)
         found.append(work)
         before, overlay = after, own

@@ -138,4 +138,3 @@ def test_killed_while_the_files_are_replaced_and_undone(prepared: Toy, expected:
         if undo_install(toy.project):
             assert (patches(toy), overlay(toy)) == old
             finished(toy, expected)
-

@@ -119,7 +119,7 @@ def test_folding_never_changes_the_final_tree(
 ) -> None:
     states = [files_of(store, tree) for tree in trees]
     base, *steps, last = states
-    series = [Step(f"Step {number}\n", "A <a@b>", "@0 +0000", files, None) for number, files in enumerate(steps)]
+    series = [Step(f"Step {number}\n", "A <a@b>", "0 +0000", files, None) for number, files in enumerate(steps)]
     works = [
         work(number, target % len(steps), files) for number, (target, files) in enumerate(zip(targets, [last, *steps]))
     ]
@@ -141,7 +141,7 @@ def files_of(store: Repo, tree: Mapping[str, tuple[str, ...]]) -> dict[str, Entr
 
 
 def work(number: int, target: int, files: Mapping[str, Entry]) -> Work:
-    return Work(f"{number}" * 40, f"fixup! Step {target}\n", "A <a@b>", "@0 +0000", files, {}, ("?",), ())
+    return Work(f"{number}" * 40, f"fixup! Step {target}\n", "A <a@b>", "0 +0000", files, {}, ("?",), ())
 
 
 def chained(works: list[Work], start: Mapping[str, Entry]) -> list[Work]:
@@ -158,7 +158,7 @@ def chained(works: list[Work], start: Mapping[str, Entry]) -> list[Work]:
 def test_a_folder_and_a_file_of_one_name(store: Repo, tmp_path: Path, made: str, deleted: str) -> None:
     """The fixup fits on top, where a later patch has deleted what would be in its way below."""
     states = [files_of(store, tree) for tree in ({deleted: ("1",)}, {}, {made: ("2",)})]
-    series = [Step(f"Step {number}\n", "A <a@b>", "@0 +0000", files, None) for number, files in enumerate(states[:2])]
+    series = [Step(f"Step {number}\n", "A <a@b>", "0 +0000", files, None) for number, files in enumerate(states[:2])]
     with pytest.raises(RebaseThePatch) as told:
         fold(store, {}, series, [work(1, 0, states[2])], tmp_path, tmp_path)
     assert told.value.why == f'the new patch "Step 1", which comes later, changes the same lines: {made}'
