@@ -200,7 +200,9 @@ def _region(
     culprits = _culprits(stop, path, committed, region)
     hint = hints.content(stop.repo, stop.new, path, base, upstream, region)
     if not culprits:
-        hint += " " + hints.no_culprit(stop.repo, stop.new, path, region.first, region.last)
+        earlier = hints.earlier_patches(stop.repo, stop.new, path, region.first, region.last)
+        culprits = () if earlier else _changed_file(stop, path)
+        hint += " " + (earlier or hints.WHOLE_FILE)
     if stop.before(path) != path:
         hint = f"Upstream renamed {stop.before(path)} to {path}. {hint}"
     return replace(

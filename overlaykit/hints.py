@@ -21,6 +21,7 @@ KIND_OF_FILE = (
 NOT_TEXT = "The file is not text, so nothing can be merged line by line. A patch cannot change it: use overlay/."
 FOLDER = "Upstream has a folder of this name now: its files hold what this file held. "
 MARKERS = "Search the file for <<<<<<< and read each place: the two sides changed lines close to each other."
+WHOLE_FILE = "Which commit did it cannot be told from the lines alone; all that touched the file are named."
 NO_FILE = "Upstream has no such file any more, and the patch changes nothing in it: git rm it."
 
 
@@ -102,15 +103,15 @@ def _groups(hunk: Hunk) -> list[list[str]]:
     return groups
 
 
-def no_culprit(repo: Repo, new: str, path: str, first: int, last: int) -> str:
-    """Upstream did not touch the lines, so a patch of the series did."""
+def earlier_patches(repo: Repo, new: str, path: str, first: int, last: int) -> str:
+    """Where upstream did not touch the lines: which patches of the series did, or nothing."""
     try:  # the commit that stands for upstream in this rebase; a clone that lacks files has one of its own
         start = (repo.git_dir / "rebase-merge" / "onto").read_text(encoding="ascii").strip()
     except OSError:
         start = new
     earlier = touched_by(repo, start, "HEAD", path, first, last)
     if not earlier:
-        return "No upstream commit touched these lines."
+        return ""
     subjects = " and ".join(f"'{culprit.subject}'" for culprit in describe(repo, earlier[:3]))
     return f"No upstream commit touched these lines: an earlier patch of the series did, {subjects}."
 
