@@ -120,13 +120,14 @@ def _export(run: _Run, notes: tuple[str, ...], lock: IO[bytes] | None) -> Export
     (run.scratch / "before").mkdir()
     built = build_project(run.clean, run.project, {}, run.scratch / "before")
     compare_with_lock(run.project, built)
-    if _was_installed(mark, run, built):
+    done = _exported_before(mark, built)
+    if done == run.head:
         if lock is None:
             return ExportReport(ExportOutcome.WOULD_FINISH, where, notes=notes)
         notes += _move_on(run, run.project, lock, mark)
         return ExportReport(ExportOutcome.FINISHED, where, tree=built.overlay.tree, notes=notes)
     if run.state.tree != built.overlay.tree:
-        raise _outdated(run)
+        raise _outdated(run, done or run.tip)
     if lock is not None:
         mark.unlink(missing_ok=True)  # of a run that was killed at its very end
     found = _find(run, built)
@@ -152,17 +153,18 @@ def _move_on(run: _Run, project: Project, lock: IO[bytes], mark: Path) -> tuple[
     return notes
 
 
-def _was_installed(mark: Path, run: _Run, built: Built) -> bool:
-    """True where a killed export replaced the project's files, and only the workspace's branch is behind."""
-    try:
-        return mark.read_bytes() == _mark(run, built)
-    except FileNotFoundError:
-        return False
-
-
 def _mark(run: _Run, built: Built) -> bytes:
     """Which commits were exported, and what the project became by it."""
     return f"{run.head} {built.overlay.id}\n".encode()
+
+
+def _exported_before(mark: Path, built: Built) -> str | None:
+    """The last commit of an export that replaced the project's files and was killed before the branch had moved."""
+    try:
+        head, _, became = mark.read_text(encoding="ascii").strip().partition(" ")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return head if became == built.overlay.id else None
 
 
 def _find(run: _Run, built: Built) -> _Export | None:
@@ -187,13 +189,13 @@ def _find(run: _Run, built: Built) -> _Export | None:
     return _Export(works, patches, overlay, new)
 
 
-def _outdated(run: _Run) -> SaveYourWork:
+def _outdated(run: _Run, since: str) -> SaveYourWork:
     folder, apply = quote(str(run.workspace.folder)), f"{how_to_call()} apply --workspace"
     fix = f"{apply} {folder}"
     if run.head != run.tip:
         keep = how_to_keep(run.workspace, "overlay")
         mine = keep.split()[-2]
-        fix = f"{keep}\n{apply} {folder} --force\ngit -C {folder} cherry-pick {run.tip[:12]}..{mine}"
+        fix = f"{keep}\n{apply} {folder} --force\ngit -C {folder} cherry-pick {since[:12]}..{mine}"
     return SaveYourWork(
         f"{run.workspace.folder} was made by another state of this project; nothing was written.",
         "Exported from there, your commits would undo what has changed in patches/ or overlay/ since.",

@@ -63,6 +63,14 @@ def test_patches_that_are_not_the_locked_ones(applied: Toy) -> None:
     changes_nothing(applied, 4, "the lock says")
 
 
+def do_as_told(applied: Toy) -> None:
+    """Run the commands that the refusal names."""
+    told = applied.run("export").err.split("Bring it up to date first:\n")[1]
+    told = told.replace("apply --workspace", f"apply --project {applied.project} --workspace")
+    script = re.sub("^python ", f"{sys.executable} ", told, flags=re.MULTILINE)
+    subprocess.run(["sh", "-ec", script], env=CLEAN, check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("mine", [True, False])
 def test_a_workspace_of_another_project_state(applied: Toy, mine: bool) -> None:
     """The commands of the message bring it up to date, and the newer overlay is not undone."""
@@ -71,13 +79,24 @@ def test_a_workspace_of_another_project_state(applied: Toy, mine: bool) -> None:
     applied.write_overlay({"run_predict.py": b"print('newer')\n"})
     applied.apply("lock")
     changes_nothing(applied, 3, "made by another state of this project")
-    told = applied.run("export").err.split("Bring it up to date first:\n")[1]
-    told = told.replace("apply --workspace", f"apply --project {applied.project} --workspace")
-    script = re.sub("^python ", f"{sys.executable} ", told, flags=re.MULTILINE)
-    subprocess.run(["sh", "-ec", script], env=CLEAN, check=True, capture_output=True)
+    do_as_told(applied)
     done = applied.apply("export")
     assert ("Exported" in done.out) is mine
     assert overlay(applied)["run_predict.py"] == b"print('newer')\n"
+
+
+def test_commits_made_after_an_export_was_interrupted(applied: Toy) -> None:
+    commit(applied, "Say hello", HELLO)
+    lock = applied.workspace / ".git" / "refs" / "heads" / "overlay.lock"
+    lock.write_bytes(b"")
+    assert applied.run("export").code == 3
+    lock.unlink()
+    commit(applied, "Say bye", {"demo.py": b"print('bye')\n"})
+    changes_nothing(applied, 3, "made by another state of this project")
+    do_as_told(applied)
+    exported(applied)
+    names = [patch.subject for patch in read_project(applied.project).series]
+    assert names[2:] == ["Say hello", "Say bye"]
 
 
 def test_a_fixup_that_a_later_patch_is_in_the_way_of(applied: Toy) -> None:
