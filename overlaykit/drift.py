@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .culprits import Culprit, is_ancestor, newest_first, who_changed
+from .culprits import Culprit, is_ancestor, newest_first, touched_by, who_changed
 from .gitrepo import Repo
 from .meaning import Finding, find_changes
 from .patchfile import FileChange, Patch
@@ -106,7 +106,7 @@ def _in_file(repo: Repo, old: str, new: str, patch: str, change: FileChange, par
         guilty = [culprit for item in findings for culprit in who_changed(repo, old, new, names, item.view)]
         culprits = newest_first(repo, old, new, guilty)
         what = ", ".join(dict.fromkeys(item.what for item in findings))
-        look = _look(repo, old, new, path, new_path, findings)
+        look = _look(repo, old, new, path, new_path, findings, culprits)
         text = "\n".join(dict.fromkeys(item.text for item in findings if item.text))
         drifts.append(Drift(patch, new_path, symbol, what, culprits, look, digest(text)))
     return drifts
@@ -119,10 +119,15 @@ def _definitions(repo: Repo, new: str, name: str, head: str) -> list[str]:
     return [symbol.text for symbol in symbols if symbol.name.rpartition(".")[2] == name]
 
 
-def _look(repo: Repo, old: str, new: str, path: str, new_path: str, findings: Sequence[Finding]) -> str:
+def _look(
+    repo: Repo, old: str, new: str, path: str, new_path: str, findings: Sequence[Finding], culprits: Sequence[Culprit]
+) -> str:
+    """The history of the definition where `git log -L` can show it, else all that changed in the file."""
     lines = next((item.lines for item in findings if item.lines), None)
     if lines and path == new_path and is_ancestor(repo, old, new):
-        # Without --no-renames git reads every file of a commit, also pictures that a clone may lack.
-        where = shlex.quote(f"{lines[0]},{lines[1]}:{path}")
-        return f"git log --no-renames -L {where} {old[:12]}..{new[:12]}"
+        shown = touched_by(repo, old, new, path, *lines)  # it leaves out branches that took a change back
+        if {culprit.commit for culprit in culprits} <= set(shown):
+            # Without --no-renames git reads every file of a commit, also pictures that a clone may lack.
+            where = shlex.quote(f"{lines[0]},{lines[1]}:{path}")
+            return f"git log --no-renames -L {where} {old[:12]}..{new[:12]}"
     return f"git diff {shlex.quote(f'{old[:12]}:{path}')} {shlex.quote(f'{new[:12]}:{new_path}')}"
