@@ -27,6 +27,13 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
                 commits told apart, fold: fixups into their patches, newproject: the new files, read back and built,
                 onward: the workspace's branch follows
     install     several files of the project replaced at one stroke, whenever the run is killed
+    conflict    why a rebase stopped: patch, place, culprits, what to do (regions: the merge made again; hints: what
+                to do, in words)
+    culprits    the upstream commits that touched lines, removed files (whereabouts: renames and moved code; linemap:
+                a line of one version in another)
+    fate        what became of a patch: same, moved, context only, changed, landed
+    drift       what still applies but may not mean the same (meaning: four versions of a file compared; pyast:
+                Python as definitions that can be compared)
     patchwrite  a commit as a patch file (sterile: a repository that no setting reaches)
     gitrepo     a repository, by plumbing in batches (gitrun: one command; the only importer of GitPython)
     report      results as text and JSON
