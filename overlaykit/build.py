@@ -75,7 +75,7 @@ def build(
     objects = Objects(repo, scratch)
     objects.know([*_old_blobs(series), *(files[path].id for path in rules.files if path in files)])
     parent, date = base, _date_of(repo, base)
-    objects.tree(files)
+    objects.start(files)
 
     patches = []
     for patch in series:

@@ -48,6 +48,11 @@ class Objects:
         self._known: dict[str, bytes] = {}  # read from the repository
         self._root = _Folder()
 
+    def start(self, files: Mapping[str, Entry]) -> None:
+        """The files of a tree that the repository has; its trees need not be written."""
+        self.tree(files)
+        self._trees.clear()
+
     def know(self, ids: Sequence[str]) -> None:
         """Read these blobs at once, so that `read` need not ask for each. Those that are absent stay so."""
         self._known.update(self._repo.read_blobs(ids))
