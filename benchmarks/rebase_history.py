@@ -6,7 +6,8 @@ Where the patches do not fit an older upstream, the conflicting lines are taken 
 --theirs): a plausible older series, made without looking at the way back. Then `apply.py rebase --onto PIN` has
 either to end in the tree that configs/upstream.yaml locks, or to stop and name commits. Named commits are compared
 with an independent search: `git blame` of the pin for lines that upstream added in the conflict, `git log -S` for
-lines that it removed. Writes benchmarks/results/rebase_history.md and .json.
+lines that it removed (with --full-history, since a merge may hide a side). Writes
+benchmarks/results/rebase_history.json; `python benchmarks/results.py` puts the table into the READMEs.
 """
 
 from __future__ import annotations
@@ -96,11 +97,9 @@ class Series:
                 found.add(commit)
         for line in base:
             if line.strip() and line not in mine:
-                found.update(self.git("log", "--format=%H", f"-S{line}", f"{old}..{new}", "--", path).split())
-        if not found:  # a merge took the other side's lines: no commit on either side made that change
-            for line in base:
-                pickaxe = ["log", "-m", "--merges", "--format=%H", f"-S{line}", f"{old}..{new}", "--", path]
-                found.update(self.git(*pickaxe).split() if line.strip() and line not in mine else [])
+                found.update(
+                    self.git("log", "--full-history", "--format=%H", f"-S{line}", f"{old}..{new}", "--", path).split()
+                )
         return found
 
 
@@ -122,7 +121,11 @@ def outcome(series: Series, there: dict[str, Any], resolved: list[Any], old: str
             named = {who["commit"] for conflict in conflicts for who in conflict["culprits"]}
             truth = series.truth(old, pin, worktree, path)
             stops.append(f"conflict of {conflicts[0]['patch']} in {conflicts[0]['function'] or path}")
-            culprits.append(f"{len(named & truth)} of {len(truth)} found by blame and -S, {len(named - truth)} more")
+            culprits.append(
+                f"all {len(truth)}"
+                if named == truth
+                else f"{len(named & truth)} of {len(truth)}, {len(named - truth)} others"
+            )
         series.take_the_patchs_side(worktree)
         report = series.apply("rebase", "--continue")
     tree = "the locked one" if series.lock == locked else f"another: {series.lock[:12]}"

@@ -79,8 +79,7 @@ class RebaseReport:
         for conflict in self.conflicts:
             lines += ["", *str(conflict).split("\n")]
         for drift in self.drift if self.code else ():  # what was accepted was shown before
-            lines += ["", paint(f"{drift.patch}: {drift.symbol} in {drift.path} is another than the patch was made for", "yellow")]
-            lines += [*_who(drift.culprits), f"  read: {drift.look}"]
+            lines += ["", *str(drift).split("\n")]
         for port in self.ports:
             lines += ["", paint(f"{port.where}: {port.kind.value}", "yellow"), f"  {port.what}", *_who(port.culprits)]
             lines += [f"  {port.hint}"] if port.hint else []
