@@ -116,6 +116,14 @@ class Repo:
         answer = self.line("cat-file", "--batch-check=%(objectname)", stdin=_lines(names))
         return [None if line.endswith(" missing") else line for line in answer.split("\n")]
 
+    def has_whole(self, commit: str) -> bool:
+        """True when `commit` is here with all that it needs. What a broken transfer left can hold it and lack files."""
+        found, base = self.resolve(f"{commit}^{{commit}}", "refs/overlay/base^{commit}")
+        if found is None or found == base:
+            return found is not None
+        # What git has checked, it has put below a ref: there is nothing to look at then.
+        return not self.status_of("rev-list", "--objects", "--quiet", commit, "--not", "--all").status
+
     def tree(self, treeish: str) -> dict[str, Entry]:
         """Every file of a tree by path."""
         return _parse_tree(self.git("ls-tree", "-r", "-z", "--full-tree", treeish))

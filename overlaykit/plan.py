@@ -201,4 +201,4 @@ def refuse_other_projects(workspace: Workspace, project: Project, state: State) 
 
 
 def has_pin(repo: Repo, project: Project) -> bool:
-    return repo.resolve(f"{project.upstream.commit}^{{commit}}") != [None]
+    return repo.has_whole(project.upstream.commit)

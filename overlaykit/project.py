@@ -15,6 +15,7 @@ import yaml
 from .configs import Rules, load_rules
 from .errors import FixTheProjectFile
 from .install import refuse_pending
+from .journal import write_file
 from .patchfile import Patch
 from .series import read_series
 
@@ -96,7 +97,7 @@ def read_upstream(path: Path) -> Upstream:
 
 def write_result(path: Path, tree: str) -> None:
     """Replace the `result` of configs/upstream.yaml; every other byte stays."""
-    path.write_bytes(with_result(path, path.read_bytes(), tree))
+    write_file(path, with_result(path, path.read_bytes(), tree), sync=True)
 
 
 def with_result(path: Path, data: bytes, tree: str) -> bytes:
@@ -104,6 +105,14 @@ def with_result(path: Path, data: bytes, tree: str) -> bytes:
     changed, count = re.subn(rb"(?m)^result:[^\S\r\n]*[^\s#]*", b'result: "%s"' % tree.encode(), data)
     if count != 1:
         raise FixTheProjectFile(f"{path} has no line that starts with 'result:'", fix='Add the line: result: ""')
+    return changed
+
+
+def with_commit(path: Path, data: bytes, commit: str) -> bytes:
+    """`data`, the bytes of `path`, with another pin."""
+    changed, count = re.subn(rb"(?m)^(commit:[^\S\r\n]*)[^\s#]+", lambda match: match[1] + commit.encode(), data)
+    if count != 1:
+        raise FixTheProjectFile(f"{path} has no line that starts with 'commit:' and holds one")
     return changed
 
 

@@ -116,7 +116,7 @@ def clone_into(
         args = ["clone", "--no-checkout", "--origin", "origin", "--", address, str(folder)]
         result = execute_showing_progress(args, folder.parent, {}, lock)
         repo = Repo(folder / ".git", folder)
-        if result.status == 0 and repo.resolve(f"{upstream.commit}^{{commit}}") != [None]:
+        if result.status == 0 and repo.has_whole(upstream.commit):
             _check_out(repo, upstream)
             return repo
         failures.append(Failure(address, _reason(result, upstream)))
@@ -131,7 +131,7 @@ def fetch(repo: Repo, upstream: Upstream, tried: tuple[str, ...], lock: IO[bytes
         say(f"Fetching from {address}")
         for refspec in ("+refs/heads/*:refs/overlay/upstream/*", f"+{upstream.commit}:refs/overlay/upstream/pin"):
             result = _fetch(repo, address, refspec, lock)
-            if repo.resolve(f"{upstream.commit}^{{commit}}") != [None]:
+            if repo.has_whole(upstream.commit):
                 return
         failures.append(Failure(address, _reason(result, upstream)))
     raise unreachable(upstream, failures)
