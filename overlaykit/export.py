@@ -182,7 +182,9 @@ def _find(run: _Run, built: Built) -> _Export | None:
     patches = write_patches(clean, built.base, steps, scratch)
     _, before = sides.split(sides.result, run.tip)
     overlay = changed_overlay(clean, project, before, works[-1].overlay)
-    new = new_project(clean, project, patches, overlay, {}, scratch)
+    raw = {written.new.name: written.new.raw for written in patches if written.new}
+    renamed = {written.old.name: written.new.name if written.new else None for written in patches if written.old}
+    new = new_project(clean, project, raw, renamed, overlay, project.upstream.commit, scratch)
     if tree_of(clean, {**works[-1].files, **works[-1].overlay}, scratch) != new.built.overlay.tree:
         what = "The new patches and overlay/ do not give the files that the workspace holds; nothing was written."
         raise OverlayError(what, f"Built: {new.built.overlay.tree}.", "Please report the commits that you exported.")

@@ -19,7 +19,7 @@ from .patchfile import Patch, parse_patch
 from .patchtable import render
 from .patchwrite import file_name, write_patch
 from .plan import build_project
-from .project import Project, is_litter, read_project, with_result
+from .project import Project, is_litter, read_project, with_commit, with_result
 from .sides import Files
 from .survey import changes_between
 
@@ -74,6 +74,11 @@ class NewProject:
     project: Project
     built: Built
 
+    @property
+    def replaced(self) -> Contents:
+        """What `files` take the place of."""
+        return {path: self.seen.get(path) for path in self.files}
+
 
 def write_patches(repo: Repo, base: str, steps: Sequence[Step], scratch: Path) -> tuple[Written, ...]:
     """Each step as a patch; one that comes from a patch and says the same keeps its bytes. `repo` is sterile.
@@ -117,19 +122,28 @@ def _objects(repo: Repo, folder: Path) -> Objects:
 def new_project(
     repo: Repo,
     project: Project,
-    patches: Sequence[Written],
+    patches: Mapping[str, bytes],
+    renamed: Mapping[str, str | None],
     overlay: Mapping[str, OverlayChange],
-    settings: Mapping[str, str],
+    commit: str,
     scratch: Path,
 ) -> NewProject:
-    """The files of a project with these patches and these changes of overlay/, read back and built in `scratch`."""
-    seen = _read(project, overlay)
+    """`project` with these patches (file name -> bytes, in order), changes of overlay/ and pin; read back and built.
+
+    `renamed`: what became of the patches' names that `patches` lacks, None for one that is gone. Raises whatever
+    reading or building it raises.
+    """
+    old = {patch.name: patch.raw for patch in project.series}
     files: dict[str, bytes | None] = {f"overlay/{path}": change.new for path, change in overlay.items()}
-    if any(patch.name and patch.became is not Became.SAME for patch in patches):
-        files.update({f"patches/{patch.old.name}": None for patch in patches if patch.old})
-        files.update({f"patches/{patch.new.name}": patch.new.raw for patch in patches if patch.new})
-        files[_SERIES] = _series(seen[_SERIES] or b"", patches)
-        files[_TABLE] = render(patch.new for patch in patches if patch.new).encode()
+    seen = _read(project, overlay)
+    if list(patches.items()) != list(old.items()):
+        files.update({f"patches/{name}": None for name in old if name not in patches})
+        files.update({f"patches/{name}": raw for name, raw in patches.items()})
+        files[_SERIES] = _series(seen[_SERIES] or b"", renamed, list(patches))
+        series = (parse_patch(name, raw) for name, raw in patches.items())
+        files[_TABLE] = render(series).encode()
+    if commit != project.upstream.commit:
+        files[_LOCK] = with_commit(project.lock_file, seen[_LOCK] or b"", commit)
     root = scratch / "project"
     for part in ("patches", "overlay", "configs"):
         if (project.root / part).is_dir():
@@ -137,12 +151,11 @@ def new_project(
     for path, data in sorted(files.items(), key=lambda item: item[1] is not None):
         _write(root, path, data)
     (scratch / "build").mkdir()
-    made = read_project(root)
-    built = build_project(repo, made, settings, scratch / "build")
+    built = build_project(repo, read_project(root), {}, scratch / "build")
     if built.overlay.tree != project.upstream.result:
-        files[_LOCK] = with_result(project.lock_file, seen[_LOCK] or b"", built.overlay.tree)
-    files = {path: data for path, data in files.items() if seen.setdefault(path, None) != data}
-    return NewProject(files, seen, made, built)
+        files[_LOCK] = with_result(project.lock_file, files.get(_LOCK) or seen[_LOCK] or b"", built.overlay.tree)
+        _write(root, _LOCK, files[_LOCK])
+    return NewProject(files, seen, read_project(root), built)
 
 
 def changed_overlay(repo: Repo, project: Project, old: Files, new: Files) -> dict[str, OverlayChange]:
@@ -198,18 +211,25 @@ def _patch(repo: Repo, commit: str, step: Step, number: int) -> Patch:
     return patch
 
 
-def _series(old: bytes, patches: Sequence[Written]) -> bytes:
-    """The list with its comments; a patch that is gone leaves no line, new ones come last."""
-    names = {patch.old.name: patch.new.name if patch.new else None for patch in patches if patch.old}
+def _series(old: bytes, renamed: Mapping[str, str | None], names: Sequence[str]) -> bytes:
+    """The list with its comments; a patch that is gone leaves no line, a new one follows what precedes it."""
     lines = []
-    for line in old.decode("utf-8").split("\n"):
-        word = line.partition("#")[0].strip()
-        name = names.get(word, word)
+    for line in old.decode("utf-8").rstrip("\n").split("\n") if old.strip() else ():
+        word = _listed(line)
+        name = renamed.get(word, word)
         if name is not None:
             lines.append(line.replace(word, name, 1) if word else line)
-    added = [patch.new.name for patch in patches if patch.new and not patch.old]
-    text = "\n".join(lines).rstrip("\n")
-    return ("\n".join([*([text] if text else []), *added]) + "\n").encode("utf-8")
+    known = {_listed(line) for line in lines}
+    for name in names:
+        if name not in known:
+            before = [at for at, line in enumerate(lines) if _listed(line) and _listed(line) < name]
+            is_last = all(_listed(line) < name for line in lines)
+            lines.insert(len(lines) if is_last else max(before, default=-1) + 1, name)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")
+
+
+def _listed(line: str) -> str:
+    return line.partition("#")[0].strip()
 
 
 def _read(project: Project, overlay: Mapping[str, OverlayChange]) -> dict[str, bytes | None]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO
 
 from .advice import after_changes, after_reading, how_to, how_to_abort, what_to_type
-from .candidate import Candidate, make_candidate
 from .carry import carry_out, recover_first
 from .conflict import Conflict, explain_conflicts
 from .culprits import renamed_to
@@ -19,6 +18,7 @@ from .errors import FixTheCommand, SaveYourWork
 from .gitrepo import Repo
 from .install import finish_install, install, undo_install
 from .moves import Move, compare_moves, patch_files
+from .newproject import NewProject, new_project
 from .onto import find_onto
 from .plan import Request, build_project, compare_with_lock, has_pin, make_plan, refuse_other_projects
 from .ports import check_ports
@@ -207,10 +207,12 @@ class Run:
         renames = renamed_to(repo, course.old, course.new)
         raw = patch_files(repo, course, moves, self.request.accept_drift, renames, scratch / "written")
         say("Writing the patches and building them again")
-        made = make_candidate(repo, self.project, course.new, raw, replay.repo.line("rev-parse", "HEAD"), scratch)
+        renamed = {move.name: move.after.name if move.after else None for move in moves if move.before}
+        made = new_project(repo, self.project, raw, renamed, {}, course.new, scratch)
+        replay.require_same(made.built.patches[-1].id if made.built.patches else made.built.base)
         self._refuse_obstacles(made, scratch)
-        blobs = {path: repo.write_blob(data) if data is not None else None for path, data in made.seen.items()}
-        state = replace(state, before=blobs)
+        before = {path: repo.write_blob(old) if old is not None else None for path, old in made.replaced.items()}
+        state = replace(state, before=before)
         state.write(self.workspace.private)
         install(self.project.root, made.files, made.seen)
         ranges = (f"{course.start}..{course.tip}", f"{course.onto}..{replay.repo.line('rev-parse', 'HEAD')}")
@@ -218,7 +220,7 @@ class Run:
         done = replace(self, project=read_project(self.request.project)).swap_in(state)
         return replace(done, moves=moves, range_diff=shown)
 
-    def _refuse_obstacles(self, made: Candidate, scratch: Path) -> None:
+    def _refuse_obstacles(self, made: NewProject, scratch: Path) -> None:
         """Raise SaveYourWork before anything is installed, when the swap that follows would have to refuse."""
         found = self.workspace.state()
         if found.applied:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .build import build
 from .configs import Rules
-from .errors import SaveYourWork
+from .errors import OverlayError, SaveYourWork
 from .gitrepo import AUTHOR, WHO, GitFailed, Repo, decode
 from .gitrun import git_version
 from .patchfile import Patch
@@ -135,6 +135,19 @@ class Replay:
     def result(self) -> tuple[str, ...]:
         """The replayed commits, oldest first, those of the user's own among them."""
         return tuple(self.repo.line("rev-list", "--reverse", "--first-parent", f"{self.course.onto}..HEAD").split())
+
+    def require_same(self, made: str) -> None:
+        """The rule that nothing may be installed without: what the written patches give is what was replayed.
+
+        Files that this clone lacks are in `made`, and not here.
+        """
+        ours, theirs = self.repo.tree(made), self.repo.tree("HEAD")
+        present = dict(zip(ours, self.repo.resolve(*(entry.id for entry in ours.values())))) if ours else {}
+        differ = [path for path in sorted(ours.keys() | theirs.keys()) if ours.get(path) != theirs.get(path)]
+        differ = [path for path in differ if path in theirs or present[path]]
+        if differ:
+            what = "The patches that were written do not give the tree that was replayed; nothing was installed."
+            raise OverlayError(what, f"They differ in {', '.join(differ[:5])}.", "Please report it with the patches.")
 
     def _tree_of_head(self) -> str:
         return self.repo.resolve("HEAD^{tree}")[0] or ""
