@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -130,7 +131,7 @@ def fetch(repo: Repo, upstream: Upstream, tried: tuple[str, ...], lock: IO[bytes
     for address in tried:
         say(f"Fetching from {address}")
         for refspec in ("+refs/heads/*:refs/overlay/upstream/*", f"+{upstream.commit}:refs/overlay/upstream/pin"):
-            result = _fetch(repo, address, refspec, lock)
+            result = fetch_from(repo, address, refspec, lock=lock)
             if repo.has_whole(upstream.commit):
                 return
         failures.append(Failure(address, _reason(result, upstream)))
@@ -144,24 +145,23 @@ def fetch_heads(
     failures = []
     for address in tried:
         say(f"Fetching from {address}")
-        result = _fetch(repo, address, f"+refs/heads/*:{into}*", lock)
+        result = fetch_from(repo, address, f"+refs/heads/*:{into}*", lock=lock)
         if result.status == 0:
             if repo.resolve(f"{into}{asked}") == [None]:  # not a branch: whether it is there is seen afterwards
-                _fetch(repo, address, f"+{asked}:{into}asked", lock)
+                fetch_from(repo, address, f"+{asked}:{into}asked", lock=lock)
             return
-        failures.append(Failure(address, _last_words(result)))
+        failures.append(Failure(address, last_words(result)))
     listed = "\n".join(f"  {failure.address}\n    {failure.reason}" for failure in failures)
     fix = "Pass --upstream with what you can reach, or the id of a commit that this clone already has."
     raise ReachTheUpstream("Upstream's branches could not be had from any address.", f"Tried:\n{listed}", fix)
 
 
-def _fetch(repo: Repo, address: str, refspec: str, lock: IO[bytes]) -> GitResult:
+def fetch_from(repo: Repo, address: str, *refspecs: str, lock: IO[bytes], env: Mapping[str, str] = {}) -> GitResult:
     """With the user's configuration; the repository's own (gitwall) is not theirs alone, and could run programs."""
     options = ("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
-    place = {**repo.place(), **dict(repo.variables)}
-    return execute_showing_progress(
-        ["fetch", *options, "--", address, refspec], repo.worktree or repo.git_dir, place, lock
-    )
+    place = {**repo.place(), **dict(repo.variables), **env}
+    words = ["fetch", *options, "--", address, *refspecs]
+    return execute_showing_progress(words, repo.worktree or repo.git_dir, place, lock)
 
 
 def refuse_names(repo: Repo, commit: str) -> None:
@@ -228,9 +228,9 @@ def _reason(result: GitResult, upstream: Upstream) -> str:
     """git's own words, for people; its last line says what failed."""
     if result.status == 0:
         return f"was read, but does not hold commit {upstream.commit}: it is another project or an old copy"
-    return _last_words(result)
+    return last_words(result)
 
 
-def _last_words(result: GitResult) -> str:
+def last_words(result: GitResult) -> str:
     lines = [line.strip() for line in result.error.replace("\r", "\n").split("\n") if line.strip()]
     return " ".join(lines[-2:]) or f"git ended with status {result.status}"

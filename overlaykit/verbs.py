@@ -12,6 +12,7 @@ from .carry import carry_out, exchange, recover_first, refs_of
 from .errors import FixTheCommand
 from .gitrepo import Repo
 from .journal import Head, Journal
+from .partial import fetch_missing
 from .plan import (
     Plan,
     Request,
@@ -47,6 +48,7 @@ def apply(request: Request) -> Report:
         workspace.refuse_unfinished()
         if not has_pin(workspace.repo, project):
             fetch(workspace.repo, project.upstream, tried, lock, request.say)
+        fetch_missing(workspace.repo, project.upstream, tried, lock, request.say)
         state = workspace.state()
         refuse_other_projects(workspace, project, state)
         if is_current(workspace, project, request, state):
@@ -96,7 +98,8 @@ def check(request: Request) -> Answer:
         refuse_other_projects(workspace, project, state)
         if is_current(workspace, project, request, state):
             return _report("check", Outcome.NOTHING_TO_DO, workspace, project)
-        plan = make_plan(workspace, project, request, state, _quarantine(workspace.repo, scratch), scratch)
+        objects = _quarantine(workspace.repo, project, request, scratch)
+        plan = make_plan(workspace, project, request, state, objects, scratch)
         if plan.changes_nothing(state):
             return _report("check", Outcome.NOTHING_TO_DO, workspace, project, plan.notes)
         return _report("check", Outcome.WOULD_CHANGE, workspace, project, plan.notes, changes=_describe(plan))
@@ -161,7 +164,7 @@ def lock(request: Request) -> Report:
     with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
         scratch = Path(folder)
         if workspace and has_pin(workspace.repo, project):
-            repo = _quarantine(workspace.repo, scratch)
+            repo = _quarantine(workspace.repo, project, request, scratch)
         else:
             repo = _passing_clone(project, addresses(project.upstream, request.upstream), scratch, request.say)
         built = build_project(repo, project, {}, scratch)
@@ -179,12 +182,15 @@ def _passing_clone(project: Project, tried: tuple[str, ...], scratch: Path, say:
         return clone_into(project.upstream, tried, scratch / "clone", lock, say)
 
 
-def _quarantine(repo: Repo, scratch: Path) -> Repo:
-    """The same repository, but new objects go to `scratch`."""
+def _quarantine(repo: Repo, project: Project, request: Request, scratch: Path) -> Repo:
+    """The same repository, but new objects go to `scratch`; what a partial clone lacks too."""
     objects = scratch / "objects"
     objects.mkdir()
     shared = repo.line("rev-parse", "--path-format=absolute", "--git-path", "objects")
-    return repo.having(GIT_OBJECT_DIRECTORY=str(objects), GIT_ALTERNATE_OBJECT_DIRECTORIES=shared)
+    apart = repo.having(GIT_OBJECT_DIRECTORY=str(objects), GIT_ALTERNATE_OBJECT_DIRECTORIES=shared)
+    with (scratch / "fetch-lock").open("wb") as lock:
+        fetch_missing(apart, project.upstream, addresses(project.upstream, request.upstream), lock, request.say)
+    return apart
 
 
 def _previous(repo: Repo, project: Project) -> Head:

@@ -1,0 +1,52 @@
+"""Partial clones (git clone --filter=blob:none): fetch the pinned files that they left out.
+
+git would do that by itself in the middle of a command; but the commands that build and look run with nobody's
+settings, so it would go past the user's proxy, or through what the workspace's own configuration names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Callable
+
+from .gitrepo import Repo
+from .project import Upstream
+from .sources import Failure, fetch_from, last_words, unreachable
+
+
+def fetch_missing(
+    repo: Repo, upstream: Upstream, tried: tuple[str, ...], lock: IO[bytes], say: Callable[[str], None]
+) -> None:
+    """Fetch them, with the user's configuration. Other clones are left alone. Raises ReachTheUpstream."""
+    objects = Path(repo.place().get("GIT_COMMON_DIR", repo.git_dir), "objects")
+    if not any(objects.glob("pack/*.promisor")):
+        return
+    sparse = repo.status_of("config", "--type=bool", "--get", "core.sparseCheckout").output.strip() == b"true"
+    excluded = tuple(f"{path.strip('/')}/" for path in upstream.exclude if sparse)
+    files = {path: entry for path, entry in repo.tree(upstream.commit).items() if entry.mode != "160000"}
+    ids = {entry.id for path, entry in files.items() if not f"{path}/".startswith(excluded)}
+    failures = []
+    for address in tried:
+        missing = _missing(repo, ids)
+        if not missing:
+            return
+        say(f"Fetching {len(missing)} files that this partial clone lacks from {address}")
+        result = fetch_from(repo, address, *missing, lock=lock, env=_no_deltas())
+        if not _missing(repo, ids):
+            return
+        failures.append(Failure(address, last_words(result)))
+    raise unreachable(upstream, failures)
+
+
+def _missing(repo: Repo, ids: Iterable[str]) -> list[str]:
+    wanted = sorted(ids)
+    return [name for name, found in zip(wanted, repo.resolve(*wanted)) if found is None]
+
+
+def _no_deltas() -> dict[str, str]:
+    """One more setting beside the user's: tell the far end of no commit, or it takes for granted what we lack."""
+    number = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    key, value = f"GIT_CONFIG_KEY_{number}", f"GIT_CONFIG_VALUE_{number}"
+    return {"GIT_CONFIG_COUNT": str(number + 1), key: "fetch.negotiationAlgorithm", value: "noop"}
