@@ -14,7 +14,7 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     backup      --force: save first
     handedits   edits of YAML files: owned values become settings, the rest stays
     workspace   find, lock and read a clone
-    sources     clone and fetch; network, mirror, folder, bundle
+    sources     clone and fetch; network, mirror, folder, bundle (partial: what a partial clone left out)
     project     patches/, overlay/, configs/ read together
     patchfile   one patch, read strictly; the only importer of unidiff (mail: its header, patchrules: what is refused)
     series      patches/series
@@ -34,7 +34,11 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     fate        what became of a patch: same, moved, context only, changed, landed
     drift       what still applies but may not mean the same (meaning: four versions of a file compared; pyast:
                 Python as definitions that can be compared)
+    ports       what overlay/ and the rules need of upstream, and lost (porttypes: what is reported). portfiles: names
+                and YAML keys; portcode: imports, calls, overrides (pyuses: what a file uses, pymodules: where it is
+                defined, pysign: what it takes)
     patchwrite  a commit as a patch file (sterile: a repository that no setting reaches)
-    gitrepo     a repository, by plumbing in batches (gitrun: one command; the only importer of GitPython)
+    gitrepo     a repository, by plumbing in batches (gitrun: one command; the only importer of GitPython; gitwall:
+                what git may see of a repository whose settings nobody vouches for)
     report      results as text and JSON
 """

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import IO, Callable
 
 from .errors import FixTheCommand, FixTheProjectFile, ReachTheUpstream, SaveYourWork
-from .gitrepo import Repo
+from .gitrepo import Repo, decode
 from .gitrun import GitResult, execute_showing_progress
 from .project import Upstream
 
@@ -134,8 +134,16 @@ def fetch(repo: Repo, upstream: Upstream, tried: tuple[str, ...], lock: IO[bytes
             result = fetch_from(repo, address, refspec, lock=lock)
             if repo.has_whole(upstream.commit):
                 return
-        failures.append(Failure(address, _reason(result, upstream)))
+        failures.append(Failure(address, _reason(result, upstream) + _not_used(repo)))
     raise unreachable(upstream, failures)
+
+
+def _not_used(repo: Repo) -> str:
+    """The repository's own settings for the network, which may be what the user wanted."""
+    keys = r"^((http|url|credential)\..*|core\.(sshcommand|gitproxy|askpass)|remote\..*\.(proxy|uploadpack))$"
+    found = decode(repo.status_of("config", "--name-only", "--get-regexp", keys).output).split()
+    listed = ", ".join(dict.fromkeys(found))
+    return f" (not used, as they could run programs: {listed} of this clone; use git config --global)" if found else ""
 
 
 def fetch_heads(

@@ -247,6 +247,15 @@ def test_fetching_uses_nothing_of_the_workspaces(plain: Toy, tmp_path: Path) -> 
     assert traps.sprung == []
 
 
+def test_settings_that_were_not_used_are_named_when_they_may_be_missed(plain: Toy) -> None:
+    plain.git("config", "core.sshCommand", "ssh -i key")
+    plain.git("config", "http.proxy", "http://localhost:9")
+    plain.pin = "a" * 40
+    plain.write_pin()
+    done = plain.run()
+    assert (done.code, "core.sshcommand, http.proxy of this clone" in done.err) == (5, True), done.err
+
+
 def test_a_newer_upstream_is_judged_and_taken_without_running_anything(plain: Toy, tmp_path: Path) -> None:
     plain.apply()
     traps = Traps(plain, tmp_path / "traps")
