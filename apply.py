@@ -25,9 +25,9 @@ VERBS = {
     "check": "verbs",
     "status": "verbs",
     "revert": "verbs",
-    "lint": "lint",
-    "export": "export",
-    "rebase": "rebase",
+    "lint": "linting.lint",
+    "export": "exporting.export",
+    "rebase": "rebasing.rebase",
     "lock": "verbs",
 }
 _FLAGS: dict[str, dict[str, Any]] = {

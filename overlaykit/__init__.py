@@ -20,25 +20,18 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     series      patches/series
     fit         why a patch does not fit (enclosing: in which function; nearest: did you mean …)
     configs     rules and edits that touch only a value's own characters (yamltext: the characters)
-    lint        every rule for the project's files, all at once (finding: one of them). lintrules: a patch alone,
-                hooks: the names in its Hooks, lintfolder: the folders, linttree: with upstream's text at hand
-    patchtable  patches/README.md, from the trailers
-    export      commits of the workspace become patches and overlay files (exportreport: what it says). sides: the
-                commits told apart, fold: fixups into their patches, newproject: the new files, read back and built,
-                onward: the workspace's branch follows
     install     several files of the project replaced at one stroke, whenever the run is killed
-    conflict    why a rebase stopped: patch, place, culprits, what to do (regions: the merge made again; hints: what
-                to do, in words)
-    culprits    the upstream commits that touched lines, removed files (whereabouts: renames and moved code; linemap:
-                a line of one version in another)
-    fate        what became of a patch: same, moved, context only, changed, landed
-    drift       what still applies but may not mean the same (meaning: four versions of a file compared; pyast:
-                Python as definitions that can be compared)
-    ports       what overlay/ and the rules need of upstream, and lost (porttypes: what is reported). portfiles: names
-                and YAML keys; portcode: imports, calls, overrides (pyuses: what a file uses, pymodules: where it is
-                defined, pysign: what it takes)
     patchwrite  a commit as a patch file (sterile: a repository that no setting reaches)
     gitrepo     a repository, by plumbing in batches (gitrun: one command; the only importer of GitPython; gitwall:
                 what git may see of a repository whose settings nobody vouches for)
-    report      results as text and JSON
+    objects     git's objects made here, written in batches
+    report      results as text and JSON (colour: at a terminal; manual: --help)
+
+For those who change the patches, a package each, with a map of its own:
+
+    linting     every rule, all at once
+    exporting   commits of the workspace become patches
+    rebasing    the patches onto a newer upstream
+    explaining  conflicts, culprits, drift
+    ports       what overlay/ needs of upstream
 """

@@ -25,7 +25,7 @@ from .plan import (
     refuse_other_projects,
 )
 from .project import Project, read_project, write_result
-from .report import Answer, Outcome, Report, how_to_call
+from .report import Answer, Outcome, Report
 from .sources import CLONING, addresses, clone, clone_into, fetch, is_locked
 from .survey import changes_between, read_index, survey
 from .workspace import BASE, BRANCH, PREVIOUS, Workspace, open_workspace
@@ -66,7 +66,7 @@ def apply(request: Request) -> Report:
 def check(request: Request) -> Answer:
     """Say what apply would do. Objects go to a temporary folder, so the workspace stays as it is."""
     if request.against:
-        from .against import check_against  # half of the package, which no other verb here needs
+        from .rebasing.against import check_against  # half of the package, which no other verb here needs
 
         return check_against(request)
     project = read_project(request.project)

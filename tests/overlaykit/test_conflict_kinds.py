@@ -9,7 +9,7 @@ import pytest
 from futures import AUTOCAST, MODEL, WHY, Future
 from patchmaker import git
 
-from overlaykit.conflict import Conflict, Kind, explain_conflicts
+from overlaykit.explaining.conflict import Conflict, Kind, explain_conflicts
 from overlaykit.patchfile import Patch
 
 PATH = "model/base.py"

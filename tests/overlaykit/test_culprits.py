@@ -8,9 +8,9 @@ import pytest
 from futures import Future
 from patchmaker import git
 
-from overlaykit.culprits import Culprit, who_changed, who_removed, who_touched
-from overlaykit.linemap import carry
-from overlaykit.whereabouts import moved_lines, names_of, renamed_to
+from overlaykit.explaining.culprits import Culprit, who_changed, who_removed, who_touched
+from overlaykit.explaining.linemap import carry
+from overlaykit.explaining.whereabouts import moved_lines, names_of, renamed_to
 
 LINES = [f"line {number} of the file\n" for number in range(1, 21)]
 

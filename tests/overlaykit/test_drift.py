@@ -10,9 +10,9 @@ import pytest
 from futures import AUTOCAST, MODEL, WHY, Future
 from patchmaker import CLEAN
 
-from overlaykit.drift import Drift, accepted, find_drift, record
-from overlaykit.pyast import canonical
-from overlaykit.whereabouts import renamed_to
+from overlaykit.explaining.drift import Drift, accepted, find_drift, record
+from overlaykit.explaining.pyast import canonical
+from overlaykit.explaining.whereabouts import renamed_to
 
 PATH = "model/base.py"
 ENABLE = b'enable = self.device() != "cpu"'

@@ -14,10 +14,10 @@ from test_export import MODEL, YAML, commit
 from toys import Toy, copy_toy, snapshot
 
 from overlaykit.errors import RebaseThePatch
-from overlaykit.fold import Step, fold
+from overlaykit.exporting.fold import Step, fold
+from overlaykit.exporting.sides import Work
 from overlaykit.gitrepo import Entry, Repo
 from overlaykit.project import read_project
-from overlaykit.sides import Work
 
 # Lines that some reader of patches stumbles over, among plain ones.
 PLAIN = ["", " ", "x = 1", "    pass", "\tx", "ä", "\x0c", "\u2028", "#", "-", "+", "\\ No newline at end of file"]

@@ -12,7 +12,7 @@ import pytest
 from test_export import FIRST, MODEL, PATCHED, SECOND, YAML, changes_nothing, commit, exported, overlay, patches
 from toys import BASE_MODEL, CLEAN, Toy, git, snapshot
 
-from overlaykit import newproject
+from overlaykit.exporting import newproject
 from overlaykit.project import read_project
 
 HELLO = {"demo.py": b"print('hello')\n"}

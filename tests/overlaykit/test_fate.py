@@ -9,7 +9,7 @@ import pytest
 from futures import AUTOCAST, MODEL, Future
 from patchmaker import git
 
-from overlaykit.fate import Fate, fate
+from overlaykit.explaining.fate import Fate, fate
 
 PATH = "model/base.py"
 ABOVE = b"import contextlib\nimport torch\n"

@@ -13,8 +13,8 @@ from lintmaker import FIRST, SECOND, brief, make_clean, shallow, spoil
 from patchmaker import CLEAN, make_patch
 from toys import Toy, copy_toy
 
-from overlaykit.finding import Finding
-from overlaykit.lintrules import check_chain, check_changes
+from overlaykit.linting.finding import Finding
+from overlaykit.linting.rules import check_chain, check_changes
 from overlaykit.patchfile import Patch, parse_patch
 
 

@@ -10,7 +10,7 @@ from lintmaker import FIRST, SECOND, brief, lint, make_clean, spoil
 from patchmaker import git, make_patch
 from toys import UPSTREAM, Toy, copy_toy
 
-from overlaykit.hooks import Hook, check_symbols, parse_hooks
+from overlaykit.linting.hooks import Hook, check_symbols, parse_hooks
 from overlaykit.patchfile import parse_patch
 
 

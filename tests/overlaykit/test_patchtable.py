@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patchmaker import make_patch
 
+from overlaykit.linting.patchtable import render
 from overlaykit.patchfile import Patch, parse_patch
-from overlaykit.patchtable import render
 
 MESSAGE = """Change `a|b` *quickly*
 

@@ -10,7 +10,7 @@ from patchmaker import git, make_repo, write_tree
 
 from overlaykit.configs import load_rules
 from overlaykit.gitrepo import Repo
-from overlaykit.ports import PortKind, PortProblem, check_ports
+from overlaykit.ports.ports import PortKind, PortProblem, check_ports
 
 CHAT = b"""class Talk:
     def reset(self):

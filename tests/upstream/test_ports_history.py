@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from overlaykit.gitrepo import Repo
-from overlaykit.ports import PortKind, check_ports
+from overlaykit.ports.ports import PortKind, check_ports
 from overlaykit.project import read_project
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,247 @@
+"""Why a rebase stopped, for a maintainer who did not write the patch: what it wants, who is in its way, what to do.
+
+Looks at the index of a stopped `git rebase`: stage 1 is what the patch was made for, stage 2 upstream with the
+patches before it, stage 3 what the patch makes of stage 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from ..enclosing import enclosing
+from ..gitrepo import Entry, Repo, decode
+from ..patchfile import Patch
+from . import hints
+from .culprits import Culprit, who_changed, who_removed, who_touched
+from .linemap import carry, printable, split_lines
+from .regions import Region, find_regions, marker_lines
+from .whereabouts import names_of, read_file, renamed_to
+
+_SHOWN = 8  # lines of an excerpt
+_FILES = ("100644", "100755")
+
+
+class Kind(Enum):
+    """What is in the way; the text is for people."""
+
+    CONTENT = "both changed these lines"
+    LINE_ENDS = "upstream converted the line ends"
+    DELETED_UPSTREAM = "upstream deleted the file"
+    RENAMED_UPSTREAM = "upstream renamed the file"
+    DELETED_BY_PATCH = "the patch deletes a file that upstream changed"
+    ADDED_BY_BOTH = "upstream has a file of this name too"
+    MODE = "upstream changed what kind of file it is"
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One place where a patch does not merge. Excerpts are a few lines each, without line ends."""
+
+    patch: str  # file name
+    subject: str
+    why: str  # first paragraph of the patch's message
+    path: str  # as the index of the stopped rebase has it
+    kind: Kind
+    line: int  # of the `<<<<<<<` in the file in the worktree; 0: the whole file, or markers already edited
+    function: str  # what the lines belong to in upstream's version; empty at top level
+    upstream: tuple[str, ...]
+    base: tuple[str, ...]
+    patched: tuple[str, ...]
+    culprits: tuple[Culprit, ...]  # newest first; empty: no upstream commit, see the hint
+    hint: str
+
+    @property
+    def where(self) -> str:
+        at = f"{self.path}:{self.line}" if self.line else self.path
+        return f"{at} in {self.function}" if self.function else at
+
+    def __str__(self) -> str:
+        about = f"{self.patch} ({self.subject})" + (f"\n  wants: {self.why}" if self.why else "")
+        rows = [about, f"  {self.where}: {self.kind.value}"]
+        sides = (("upstream", self.upstream), ("before", self.base), ("the patch", self.patched))
+        if any(lines for _, lines in sides):
+            rows += [f"    {name + ':':<11}{text}" for name, lines in sides for text in lines or ("(nothing)",)]
+        rows += [f"  touched by {culprit}" for culprit in self.culprits]
+        return "\n".join([*rows, f"  {self.hint}"])
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """What every explanation of one stop needs."""
+
+    repo: Repo
+    patch: Patch
+    old: str
+    new: str
+    renames: Mapping[str, str]
+
+    def conflict(self, path: str, kind: Kind, hint: str, culprits: Sequence[Culprit] = ()) -> Conflict:
+        patch = self.patch
+        return Conflict(patch.name, patch.subject, why(patch), path, kind, 0, "", (), (), (), tuple(culprits), hint)
+
+    def before(self, path: str) -> str:
+        """The name of the file in `old`."""
+        return next((name for name, later in self.renames.items() if later == path), path)
+
+    def names(self, path: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*names_of(self.repo, self.old, self.new, path), self.before(path))))
+
+    def read(self, commit: str, path: str) -> bytes | None:
+        return read_file(self.repo, commit, path)
+
+
+def why(patch: Patch) -> str:
+    """The first paragraph of a patch's message that is not its trailers."""
+    paragraphs = patch.body.split("\n\n")
+    prose = paragraphs[:-1] if patch.trailers else paragraphs
+    return " ".join(prose[0].split()) if prose else ""
+
+
+def explain_conflicts(repo: Repo, patch: Patch, old: str, new: str) -> tuple[Conflict, ...]:
+    """Every place where `patch` does not merge; `repo` is the worktree of a rebase that stopped at it.
+
+    `old` and `new` are the upstream commits (full ids) between which the series is carried.
+    """
+    stop = _Stop(repo, patch, old, new, renamed_to(repo, old, new))
+    conflicts: list[Conflict] = []
+    for path, stages in sorted(_unmerged(repo).items()):
+        conflicts += _explain(stop, path, stages)
+    return tuple(conflicts)
+
+
+def _unmerged(repo: Repo) -> dict[str, dict[int, Entry]]:
+    """Path -> stage -> entry."""
+    found: dict[str, dict[int, Entry]] = {}
+    for row in repo.git("ls-files", "-u", "-z", "--full-name", ":/").split(b"\0")[:-1]:
+        about, _, path = row.partition(b"\t")
+        mode, blob, stage = about.decode().split(" ")
+        found.setdefault(decode(path), {})[int(stage)] = Entry(mode, blob)
+    return found
+
+
+def _explain(stop: _Stop, path: str, stages: Mapping[int, Entry]) -> list[Conflict]:
+    blobs = stop.repo.read_blobs(entry.id for entry in stages.values() if entry.mode in _FILES)
+    texts = {number: blobs.get(entry.id) for number, entry in stages.items()}
+    base, upstream, patched = (texts.get(number) for number in (1, 2, 3))
+    if any(entry.mode not in _FILES for entry in stages.values()):
+        return [stop.conflict(path, Kind.MODE, hints.KIND_OF_FILE, _changed_file(stop, path))]
+    if set(stages) == {1, 3}:
+        return _deleted_upstream(stop, path)
+    if set(stages) == {1, 2}:
+        hint = hints.deleted_by_patch(path, stop.old, stop.new)
+        return [stop.conflict(path, Kind.DELETED_BY_PATCH, hint, _changed_file(stop, path))]
+    if set(stages) == {2, 3}:
+        same = upstream == patched
+        culprits = who_changed(stop.repo, stop.old, stop.new, [path], lambda data: data is None)
+        return [stop.conflict(path, Kind.ADDED_BY_BOTH, hints.added_by_both(path, same, bool(culprits)), culprits)]
+    if base is None or upstream is None or patched is None:
+        return [
+            stop.conflict(path, Kind.RENAMED_UPSTREAM, hints.renamed(path, stop.renames), _changed_file(stop, path))
+        ]
+    conflicts = _content(stop, path, base, upstream, patched)
+    # Older versions of git merge a file alone by another method than a whole tree, and may see no conflict.
+    return conflicts or [stop.conflict(path, Kind.CONTENT, hints.MARKERS, _changed_file(stop, path))]
+
+
+def _changed_file(stop: _Stop, path: str) -> tuple[Culprit, ...]:
+    return who_changed(stop.repo, stop.old, stop.new, stop.names(path), lambda data: data)
+
+
+# ---- a file that upstream no longer has under this name ----
+
+
+def _deleted_upstream(stop: _Stop, path: str) -> list[Conflict]:
+    """One conflict per hunk: a file may have been split, and its parts live in several places."""
+    name = _own_name(stop.patch, path)
+    removed = who_removed(stop.repo, stop.old, stop.new, name)
+    culprits = [removed] if removed else []
+    kind = Kind.RENAMED_UPSTREAM if name in stop.renames else Kind.DELETED_UPSTREAM
+    folder = hints.FOLDER if name != path else ""
+    text = split_lines(stop.read(stop.old, name) or b"")
+    conflicts = []
+    for hunk in (hunk for change in stop.patch.files if change.path == name for hunk in change.hunks):
+        hint = folder + hints.deleted_upstream(stop.repo, stop.new, (path, name), hunk, stop.renames.get(name))
+        function = enclosing(name, text, hunk.old_start + hunk.context_before) if text else ""
+        base, patched = _excerpt(hunk.old_lines), _excerpt(hunk.new_lines)
+        conflict = stop.conflict(path, kind, hint, culprits)
+        conflicts.append(replace(conflict, function=function, base=base, patched=patched))
+    return conflicts or [stop.conflict(path, kind, hints.NO_FILE, culprits)]
+
+
+def _own_name(patch: Patch, path: str) -> str:
+    """git puts a file for whose name upstream has a folder beside it, under another name: `NAME~COMMIT`."""
+    name = path.rpartition("~")[0]
+    return name if any(change.path == name for change in patch.files) else path
+
+
+# ---- lines that both sides changed ----
+
+
+def _content(stop: _Stop, path: str, base: bytes, upstream: bytes, patched: bytes) -> list[Conflict]:
+    regions = find_regions(stop.repo, upstream, base, patched)
+    if regions is None:
+        return [stop.conflict(path, Kind.CONTENT, hints.NOT_TEXT, _changed_file(stop, path))]
+    file = stop.repo.worktree / path if stop.repo.worktree else None
+    text = file.read_bytes() if file and file.is_file() and not file.is_symlink() else b""
+    lines = marker_lines(text, regions)
+    if _crlf(upstream) != _crlf(base) and regions:
+        return _line_ends(stop, path, (base, upstream, patched), lines)
+    return [_region(stop, path, (base, upstream), upstream, region, line) for region, line in zip(regions, lines)]
+
+
+def _region(
+    stop: _Stop, path: str, texts: tuple[bytes, bytes], committed: bytes, region: Region, line: int
+) -> Conflict:
+    """`texts` are what was merged; `committed` is upstream's side with the line ends that it really has."""
+    base, upstream = texts
+    function = enclosing(path, split_lines(upstream), max(1, region.first))
+    culprits = _culprits(stop, path, committed, region)
+    hint = hints.content(stop.repo, stop.new, path, base, upstream, region)
+    if not culprits:
+        earlier = hints.earlier_patches(stop.repo, stop.new, path, region.first, region.last)
+        culprits = () if earlier else _changed_file(stop, path)
+        hint += " " + (earlier or hints.WHOLE_FILE)
+    if stop.before(path) != path:
+        hint = f"Upstream renamed {stop.before(path)} to {path}. {hint}"
+    return replace(
+        stop.conflict(path, Kind.CONTENT, hint, culprits),
+        line=line,
+        function=function,
+        upstream=_excerpt(region.upstream),
+        base=_excerpt(region.base),
+        patched=_excerpt(region.patch),
+    )
+
+
+def _culprits(stop: _Stop, path: str, upstream: bytes, region: Region) -> tuple[Culprit, ...]:
+    """Who wrote upstream's side, and who removed lines that the patch still expects."""
+    here = stop.read(stop.new, path)
+    if here is None:
+        return ()
+    first, last = carry(split_lines(upstream), split_lines(here), region.first, region.last)
+    gone = [line for line in region.base if region.base.count(line) > region.upstream.count(line)]
+    return who_touched(stop.repo, stop.old, stop.new, path, first, last, gone)
+
+
+def _line_ends(stop: _Stop, path: str, texts: tuple[bytes, bytes, bytes], lines: Sequence[int]) -> list[Conflict]:
+    """Upstream changed the end of every line: say so once, and show what conflicts besides."""
+    culprits = who_changed(stop.repo, stop.old, stop.new, stop.names(path), lambda data: _crlf(data or b""))
+    base, upstream, patched = (text.replace(b"\r\n", b"\n") for text in texts)
+    regions = find_regions(stop.repo, upstream, base, patched) or ()
+    hint = hints.line_ends(path, _crlf(texts[1]), bool(regions))
+    about = replace(stop.conflict(path, Kind.LINE_ENDS, hint, culprits), line=lines[0])
+    return [about, *(_region(stop, path, (base, upstream), texts[1], region, 0) for region in regions)]
+
+
+def _crlf(data: bytes) -> bool:
+    """Whether most lines end with CR LF."""
+    return data.count(b"\r\n") * 2 > data.count(b"\n")
+
+
+def _excerpt(lines: Sequence[str]) -> tuple[str, ...]:
+    shown = [printable(text.rstrip("\r\n")) for text in lines]
+    return (
+        tuple(shown) if len(shown) <= _SHOWN else (*shown[: _SHOWN - 1], f"… and {len(shown) - _SHOWN + 1} more lines")
+    )

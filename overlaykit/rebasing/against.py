@@ -1,0 +1,93 @@
+"""apply.py check --against REF: would the series fit there? In a temporary folder; nothing is touched."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from ..explaining.conflict import Conflict, explain_conflicts
+from ..gitrepo import Repo
+from ..plan import Request, has_pin
+from ..ports.ports import check_ports
+from ..project import Project, read_project
+from ..sources import addresses, clone_into
+from ..sterile import sterile
+from ..workspace import open_workspace
+from .moves import compare_moves
+from .onto import find_onto
+from .replay import Course, Replay, plan_course
+from .report import RebaseOutcome, RebaseReport
+
+
+def check_against(request: Request) -> RebaseReport:
+    """Replay the series on `request.against`. A patch that conflicts is left out and the others go on."""
+    project = read_project(request.project)
+    tried = addresses(project.upstream, request.upstream)
+    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
+        scratch = Path(folder)
+        repo = _apart(request, project, scratch)
+        with (scratch / "fetch-lock").open("wb") as lock:
+            new, shown = find_onto(repo, project, request.against, tried, lock, request.say)
+        for name in ("plan", "tree", "clean"):
+            (scratch / name).mkdir()
+        course = plan_course(repo, project.upstream.commit, new, project.series, scratch / "plan")
+        request.say(f"Replaying {len(course.commits)} patches onto {shown}")
+        replay = Replay(_with_worktree(repo, project, scratch / "tree"), course)
+        skipped, conflicts = _replay_all(replay, project)
+        moves = compare_moves(repo, course, project.series, replay.result(), skipped, scratch / "clean")
+        tip = replay.repo.line("rev-parse", "HEAD")
+        ports = check_ports(repo, course.tip, tip, project.overlay, project.rules, course.old, course.new)
+        fits = not (conflicts or ports or any(move.drift for move in moves))
+        notes = ("patches behind a conflict were tried without the patch that conflicts",) if skipped else ()
+        return RebaseReport(
+            "check",
+            RebaseOutcome.FITS if fits else RebaseOutcome.FITS_NOT,
+            str(request.workspace.resolve()),
+            shown=shown,
+            old=course.old,
+            new=new,
+            moves=moves,
+            conflicts=conflicts,
+            ports=ports,
+            skipped=skipped,
+            notes=notes,
+        )
+
+
+def _apart(request: Request, project: Project, folder: Path) -> Repo:
+    """A repository in `folder` that reads the workspace's objects, or those of a clone beside it."""
+    workspace = open_workspace(request.workspace)
+    if workspace and has_pin(workspace.repo, project):
+        source = workspace.repo
+    else:
+        tried = addresses(project.upstream, request.upstream)
+        with (folder / "clone-lock").open("wb") as lock:
+            source = clone_into(project.upstream, tried, folder / "clone", lock, request.say)
+    (folder / "apart").mkdir()
+    return sterile(source, folder / "apart")
+
+
+def _with_worktree(repo: Repo, project: Project, folder: Path) -> Repo:
+    """Nobody will look into it, so it holds no more than the files that patches change."""
+    paths = {change.path for patch in project.series for change in patch.files}
+    (repo.git_dir / "info").mkdir(exist_ok=True)
+    escaped = [re.sub(r"([][*?!#\\ ])", r"\\\1", path) for path in sorted(paths)]
+    patterns = "".join(f"/{path}\n" for path in escaped)
+    (repo.git_dir / "info" / "sparse-checkout").write_text(patterns, encoding="utf-8", errors="surrogateescape")
+    repo.git("config", "core.sparseCheckout", "true")
+    return replace(repo, worktree=folder)
+
+
+def _replay_all(replay: Replay, project: Project) -> tuple[tuple[str, ...], tuple[Conflict, ...]]:
+    skipped: list[str] = []
+    conflicts: list[Conflict] = []
+    course: Course = replay.course
+    replay.start()
+    while replay.at_work:
+        patch = project.series[course.commits.index(replay.stopped_at or "")]
+        conflicts += explain_conflicts(replay.repo, patch, course.old, course.new)
+        skipped.append(patch.name)
+        replay.skip()
+    return tuple(skipped), tuple(conflicts)
