@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,16 @@ from benchmarks.results import FOLDER, machine  # noqa: E402
 from overlaykit.project import read_upstream  # noqa: E402
 
 OLD = ["bf605d5", "226cb38", "ada58a6", "89b6fbf", "99383a9", "7a575af"]
-HEAD = ("Carried back to", "Patches there", "Resolved there", "Rebase to the pin", "Tree", "Culprits named", "Seconds")
+HEAD = (
+    "Carried back to",
+    "Patches there",
+    "Conflicts on the way there",
+    "Conflicts on the way back",
+    "Culprits named, of those that blame and -S find",
+    "Patches with drift shown",
+    "Tree in the end",
+    "Seconds to the first answer",
+)
 
 
 class Series:
@@ -103,40 +113,64 @@ class Series:
         return found
 
 
-def outcome(series: Series, there: dict[str, Any], resolved: list[Any], old: str, pin: str, locked: str) -> list[str]:
-    fates = Counter(row["fate"] for row in there["patches"])
+@dataclass(frozen=True)
+class Stop:
+    """One file that conflicted: the commits that the report named, and those found by other means."""
+
+    patch: str
+    place: str
+    named: set[str]
+    truth: set[str]
+
+
+@dataclass(frozen=True)
+class Travel:
+    """A rebase to the pin."""
+
+    outcome: str
+    drifted: int
+    conflicts: tuple[Stop, ...]
+    seconds: float  # of the first command
+
+
+def travel(series: Series, old: str, pin: str) -> Travel:
+    """`rebase --onto pin`; conflicts get the patch's lines, drift is accepted once it was shown."""
+    stops: list[Stop] = []
+    drifted = 0
     start = time.perf_counter()
     report = series.apply("rebase", "--onto", pin, *series.source)
     seconds = time.perf_counter() - start
-    stops, culprits = [], []
     while report["code"] == 1 and report["outcome"] in ("conflict", "review"):
         if report["outcome"] == "review":
             drifted = sum(bool(row["drift"]) for row in report["patches"])
-            stops.append(f"drift of {drifted} patches shown, accepted")
             report = series.apply("rebase", "--continue", "--accept-drift")
             continue
         worktree = Path(report["worktree"])
         for path in sorted({conflict["path"] for conflict in report["conflicts"]}):
             conflicts = [conflict for conflict in report["conflicts"] if conflict["path"] == path]
             named = {who["commit"] for conflict in conflicts for who in conflict["culprits"]}
-            truth = series.truth(old, pin, worktree, path)
-            stops.append(f"conflict of {conflicts[0]['patch']} in {conflicts[0]['function'] or path}")
-            culprits.append(
-                f"all {len(truth)}"
-                if named == truth
-                else f"{len(named & truth)} of {len(truth)}, {len(named - truth)} others"
-            )
+            place = ", ".join(sorted({conflict["function"] or path for conflict in conflicts}))
+            stops.append(Stop(conflicts[0]["patch"][:4], place, named, series.truth(old, pin, worktree, path)))
         series.take_the_patchs_side(worktree)
         report = series.apply("rebase", "--continue")
-    tree = "the locked one" if series.lock == locked else f"another: {series.lock[:12]}"
-    ended = report["outcome"] if report["code"] == 0 else f"{report['outcome']}: " + json.dumps(report.get("error", ""))
+    return Travel(report.get("outcome", str(report.get("error"))), drifted, tuple(stops), seconds)
+
+
+def row_of(series: Series, there: dict[str, Any], resolved: list[Any], old: str) -> list[str]:
+    pin = read_upstream(PROJECT / "configs" / "upstream.yaml")
+    fates = Counter(row["fate"] for row in there["patches"])
+    back = travel(series, old, pin.commit)
+    agree = [len(stop.named & stop.truth) for stop in back.conflicts]
+    named = [f"{n} of {len(s.truth)}, {len(s.named - s.truth)} others" for n, s in zip(agree, back.conflicts)]
+    tree = "the locked one" if series.lock == pin.result else f"another: {series.lock[:12]}"
     return [
-        ", ".join(f"{count} {fate}" for fate, count in fates.items()),
-        f"{len(resolved)} conflicts" if resolved else "nothing",
-        "; ".join([*stops, ended]),
-        tree if report["code"] == 0 else "",
-        "; ".join(culprits) or "no conflict",
-        f"{seconds:.1f}",
+        ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items(), key=lambda item: -item[1])),
+        str(len(resolved)),
+        "; ".join(f"{stop.patch} in {stop.place}" for stop in back.conflicts) or "none",
+        "; ".join(named) or "none needed",
+        str(back.drifted),
+        tree if back.outcome == "done" else back.outcome,
+        f"{back.seconds:.1f}",
     ]
 
 
@@ -145,7 +179,6 @@ def main() -> None:
     parser.add_argument("--upstream", help="where to clone from (default: the public address)")
     parser.add_argument("--commits", nargs="+", default=OLD)
     arguments = parser.parse_args()
-    pin = read_upstream(PROJECT / "configs" / "upstream.yaml")
     rows = []
     for old in arguments.commits:
         with tempfile.TemporaryDirectory() as folder:
@@ -153,9 +186,9 @@ def main() -> None:
             there, resolved = series.rebase(old)
             date = series.git("log", "-1", "--format=%cs", old).strip()
             if there["code"]:
-                rows.append([f"{old} ({date})", f"stopped: {there['outcome']}", "", "", "", "", ""])
+                rows.append([f"{old} ({date})", f"stopped: {there.get('outcome', there.get('error'))}", *[""] * 6])
             else:
-                rows.append([f"{old} ({date})", *outcome(series, there, resolved, old, pin.commit, pin.result)])
+                rows.append([f"{old} ({date})", *row_of(series, there, resolved, old)])
         print(" | ".join(rows[-1]), flush=True)
     result = {"script": "benchmarks/rebase_history.py", "machine": machine(), "head": HEAD, "table": rows}
     (FOLDER / "rebase_history.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
