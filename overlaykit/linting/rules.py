@@ -1,11 +1,10 @@
 """What a patch must keep beside being well-formed (which patchfile sees to): its message, and hunks without noise.
 
-Pure: each function looks at patches alone and yields findings. What needs upstream's text is in linttree.
+Pure: each function looks at patches alone and yields findings. What needs upstream's text is in tree.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -18,6 +17,7 @@ from ..patchwrite import file_name
 from .finding import Finding, LintRule
 from .hooks import ChangedLine, changed_lines, check_paths, parse_hooks
 from .patchtable import first_paragraph
+from .tested import missing_test
 
 REQUIRED = ("Hooks", "Upstream", "Drop-When", "Tested-By")
 _ALLOWED = (*REQUIRED, "Drift-Reviewed", "Signed-off-by", "Co-authored-by")
@@ -81,7 +81,7 @@ def _check_trailers(patch: Patch, project: Path) -> Iterator[Finding]:
             line = _line_of(patch, f"Drift-Reviewed: {value}")
             yield Finding(where, line, LintRule.DRIFT, f"unreadable: {value}", fix)
     for value in patch.trailers.get("Tested-By", ()):
-        problem = missing_test(project, value)
+        problem = missing_test(project.resolve(), value)
         if problem:
             fix = "Name a test that fails without this patch: tests/FILE.py::test_function"
             yield Finding(where, trailer_line(patch, "Tested-By"), LintRule.TESTED_BY, problem, fix)
@@ -91,26 +91,6 @@ def _check_trailers(patch: Patch, project: Path) -> Iterator[Finding]:
             yield from check_paths(patch, parse_hooks(value), where, line)
         except ValueError as error:
             yield Finding(where, line, LintRule.HOOKS, str(error), "Write `path (symbol, symbol), path`.")
-
-
-def missing_test(project: Path, value: str) -> str:
-    """Why pytest would find no test of this name; "" when it would."""
-    name, *parts = value.split("::")
-    file = project / name
-    if not parts or not name.endswith(".py") or not file.resolve().is_relative_to(project.resolve()):
-        return f"{value} is not of the form tests/FILE.py::test_function"
-    try:
-        node: ast.AST = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"{name} cannot be read: {getattr(error, 'strerror', None) or error}"
-    parts[-1] = parts[-1].partition("[")[0]
-    for part in parts:
-        kinds = (ast.FunctionDef, ast.AsyncFunctionDef) if part == parts[-1] else ast.ClassDef
-        inside = {child.name: child for child in ast.iter_child_nodes(node) if isinstance(child, kinds)}
-        if part not in inside:
-            return f"{name} has no {'::'.join(parts)}. {did_you_mean(part, inside)}"
-        node = inside[part]
-    return "" if parts[-1].startswith("test") else f"{parts[-1]} is no test: its name does not start with test"
 
 
 def check_changes(patch: Patch) -> Iterator[Finding]:

@@ -1,11 +1,4 @@
-"""What overlay/ and configs/paths.yaml need of upstream, and whether a newer upstream still has it.
-
-Static: upstream's files are read and parsed, never imported or run. What is needed:
-
-    portfiles   overlay paths are free; the files and keys of the rules exist
-    portcode    what overlay code imports, calls and overrides (pyuses: what that is; pymodules: where it is defined;
-                pysign: what it takes)
-"""
+"""What overlay/ and configs/paths.yaml need of upstream, and whether a newer upstream still has it."""
 
 from __future__ import annotations
 

@@ -20,15 +20,34 @@ Drop-When: upstream drops old.py
 Tested-By: tests/test_toy.py::TestOld::test_is_gone[both]""",
 }
 TESTS = b"""def test_device():
-    pass
+    assert True
 
 
 class TestOld:
     async def test_is_gone(self):
-        pass
+        assert True
 
     def helper(self):
-        pass
+        assert True
+
+
+class Old:
+    def test_is_gone(self):
+        assert True
+
+
+@pytest.fixture
+def test_data():
+    return 1
+
+
+@pytest.mark.skip("later")
+def test_later():
+    assert True
+
+
+def test_nothing():
+    '''Says nothing.'''
 """
 
 
