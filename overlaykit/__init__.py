@@ -25,6 +25,7 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     gitrepo     a repository, by plumbing in batches (gitrun: one command; the only importer of GitPython; gitwall:
                 what git may see of a repository whose settings nobody vouches for)
     objects     git's objects made here, written in batches
+    tempfolder  folders that are removed even after a kill
     report      results as text and JSON (colour: at a terminal; manual: --help)
 
 For those who change the patches, a package each, with a map of its own:

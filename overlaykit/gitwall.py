@@ -9,12 +9,15 @@ from there.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from .gitrun import execute, isolated
+from .tempfolder import temporary_folder
 
 _FACTS = re.compile(
     rb"core\.(bare|checkstat|filemode|ignorecase|logallrefupdates|repositoryformatversion|sharedrepository"
@@ -25,7 +28,9 @@ _FACTS = re.compile(
 _LINKS = ("objects", "packed-refs", "refs", "shallow")  # also before they are there: git locks what a link points to
 _LINKS_IF_THERE = ("info/attributes", "info/exclude", "logs", "reftable")
 _made: dict[Path, tuple[object, Path]] = {}
-_root: list[tempfile.TemporaryDirectory[str]] = []  # goes when this process ends
+_root: list[Path] = []
+_at_exit = ExitStack()
+atexit.register(_at_exit.close)
 
 
 def common_dir(git_dir: Path) -> Path | None:
@@ -42,8 +47,8 @@ def common_dir(git_dir: Path) -> Path | None:
 
 def _make(git_dir: Path, real: Path) -> Path:
     if not _root:
-        _root.append(tempfile.TemporaryDirectory(prefix="overlay-git-"))
-    folder = Path(tempfile.mkdtemp(dir=_root[0].name))
+        _root.append(_at_exit.enter_context(temporary_folder()))
+    folder = Path(tempfile.mkdtemp(dir=_root[0]))
     (folder / "info").mkdir()
     (folder / "config").write_bytes(_configuration(git_dir))
     for name in (*_LINKS, *(name for name in _LINKS_IF_THERE if (real / name).exists())):

@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from .errors import FixTheCommand, FixTheProjectFile, ReachTheUpstream, SaveYour
 from .gitrepo import Repo, decode
 from .gitrun import GitResult, execute_showing_progress
 from .project import Upstream
+from .tempfolder import temporary_folder
 
 CLONING = ".overlay-clone"  # inside the workspace, while it is made
 
@@ -174,8 +174,8 @@ def fetch_from(repo: Repo, address: str, *refspecs: str, lock: IO[bytes], env: M
 
 def refuse_names(repo: Repo, commit: str) -> None:
     """Raise FixTheProjectFile for a commit with file names that git never writes: `.git/config` and what looks so."""
-    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
-        told = repo.having(GIT_INDEX_FILE=str(Path(folder, "index"))).status_of("read-tree", "-n", commit)
+    with temporary_folder() as folder:
+        told = repo.having(GIT_INDEX_FILE=str(folder / "index")).status_of("read-tree", "-n", commit)
     if told.status:
         why = f"{told.error.strip()}: a file of that name could replace git's own."
         fix = "If it is in overlay/ or in a patch, rename it; if it is upstream's, pin another commit."

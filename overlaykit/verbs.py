@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Callable
 
@@ -28,6 +27,7 @@ from .project import Project, read_project, write_result
 from .report import Answer, Outcome, Report
 from .sources import CLONING, addresses, clone, clone_into, fetch, is_locked
 from .survey import changes_between, read_index, survey
+from .tempfolder import temporary_folder
 from .workspace import BASE, BRANCH, PREVIOUS, Workspace, open_workspace
 
 _STATUS = ("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames", "--ignore-submodules=dirty")
@@ -75,8 +75,7 @@ def check(request: Request) -> Answer:
     workspace = open_workspace(request.workspace)
     if workspace:
         workspace.refuse_at_work()
-    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
-        scratch = Path(folder)
+    with temporary_folder() as scratch:
         if workspace is None or not has_pin(workspace.repo, project):
             built = build_project(
                 _passing_clone(project, tried, scratch, request.say), project, request.settings, scratch
@@ -161,8 +160,7 @@ def lock(request: Request) -> Report:
     """Build, and write the tree to configs/upstream.yaml. The worktree of the workspace is not touched."""
     project = read_project(request.project)
     workspace = open_workspace(request.workspace)
-    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
-        scratch = Path(folder)
+    with temporary_folder() as scratch:
         if workspace and has_pin(workspace.repo, project):
             repo = _quarantine(workspace.repo, project, request, scratch)
         else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from .journal import Head, Journal, read_journal, write_file
 from .recover import read_head
 from .report import how_to_call
 from .sources import CLONING, is_free, is_locked, take_lock
+from .tempfolder import temporary_folder
 
 BRANCH = "refs/heads/overlay"
 TIP = "refs/overlay/tip"  # the configuration commit that the last apply made
@@ -181,11 +181,11 @@ def open_workspace(folder: Path) -> Workspace | None:
 def _find_git_dir(folder: Path) -> Path:
     """Ask git, which checks who owns the folder; afterwards it is told the place and asks no more."""
     environment = isolated(GIT_CEILING_DIRECTORIES=str(folder.parent))
-    with tempfile.TemporaryDirectory(prefix="overlay-") as scratch:
+    with temporary_folder() as scratch:
         if _owned_by_others(folder):
             # Before git 2.38 safe.directory only counts in a file, so give it one that holds nothing else.
             trusted = _safe_directories(folder)
-            config = Path(scratch) / "config"
+            config = scratch / "config"
             quoted = (path.replace("\\", "\\\\").replace('"', '\\"') for path in trusted)
             config.write_text("[safe]\n" + "".join(f'directory = "{path}"\n' for path in quoted), encoding="utf-8")
             environment["GIT_CONFIG_GLOBAL"] = str(config)

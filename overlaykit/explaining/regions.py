@@ -7,12 +7,12 @@ may have edited them already. So the same merge is made again here, with markers
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..gitrepo import Repo
+from ..tempfolder import temporary_folder
 from .linemap import carry, split_lines
 
 # As `git rebase` merges; older versions of git do not know all of it.
@@ -67,8 +67,8 @@ def _starts(lines: Sequence[str], at: int, region: Region) -> bool:
 
 
 def _merge(repo: Repo, size: int, texts: Sequence[bytes]) -> bytes | None:
-    with tempfile.TemporaryDirectory() as folder:
-        names = [str(Path(folder, name)) for name in ("upstream", "base", "patch")]
+    with temporary_folder() as folder:
+        names = [str(folder / name) for name in ("upstream", "base", "patch")]
         for name, text in zip(names, texts):
             Path(name).write_bytes(text)
         for style in _STYLES:

@@ -6,7 +6,6 @@ replaced together, and the workspace's branch moves to the new build, whose file
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..project import Project, read_project
 from ..report import how_to_call
 from ..sterile import sterile
 from ..survey import read_index
+from ..tempfolder import temporary_folder
 from ..workspace import State, Workspace, open_workspace
 from .fold import fold, read_mark, steps_of
 from .newproject import (
@@ -83,8 +83,8 @@ def export(request: Request) -> ExportReport:
         raise FixTheCommand(f"There is no workspace at {request.workspace}.", fix=fix)
     if request.dry_run:
         workspace.refuse_at_work()
-        with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
-            return _export(_begin(request, project, workspace, Path(folder)), (), None)
+        with temporary_folder() as folder:
+            return _export(_begin(request, project, workspace, folder), (), None)
     with workspace.locked(request.say) as lock:
         notes = recover_first(workspace, request.say)
         with workspace.scratch() as scratch:

@@ -7,7 +7,6 @@ named as not checked. --fix writes what is generated: patches/README.md, and pat
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..install import install, refuse_pending
 from ..plan import Request
 from ..project import overlay_files
 from ..report import how_to_call
+from ..tempfolder import temporary_folder
 from ..workspace import open_workspace
 from .finding import Finding, LintRule
 from .folder import TABLE, Folder, check_overlay, read_configs, read_patches
@@ -106,8 +106,8 @@ def _compare_with_upstream(root: Path, request: Request, folder: Folder) -> Tree
     elif workspace.repo.resolve(f"{upstream.commit}^{{commit}}") == [None]:
         note = f"{workspace.folder} does not hold upstream's commit {upstream.commit[:12]}; {how_to_call()} fetches it"
     else:
-        with tempfile.TemporaryDirectory(prefix="overlay-") as scratch:
-            tree = check_tree(workspace.repo, root, upstream, folder.series, overlay, rules, Path(scratch))
+        with temporary_folder() as scratch:
+            tree = check_tree(workspace.repo, root, upstream, folder.series, overlay, rules, scratch)
         return replace(tree, findings=(*findings, *tree.findings))
     return Tree(findings, (f"Not checked, because {note}: {NEEDS_UPSTREAM}.",))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ..ports.ports import check_ports
 from ..project import Project, read_project
 from ..sources import addresses, clone_into
 from ..sterile import sterile
+from ..tempfolder import temporary_folder
 from ..workspace import open_workspace
 from .moves import compare_moves
 from .onto import find_onto
@@ -25,8 +25,7 @@ def check_against(request: Request) -> RebaseReport:
     """Replay the series on `request.against`. A patch that conflicts is left out and the others go on."""
     project = read_project(request.project)
     tried = addresses(project.upstream, request.upstream)
-    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
-        scratch = Path(folder)
+    with temporary_folder() as scratch:
         repo = _apart(request, project, scratch)
         with (scratch / "fetch-lock").open("wb") as lock:
             new, shown = find_onto(repo, project, request.against, tried, lock, request.say)
