@@ -11,7 +11,7 @@ import traceback
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from overlaykit import manual
 from overlaykit.errors import FixTheCommand, OverlayError
@@ -37,6 +37,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "--against": {"metavar": "REF", "help": "would the patches fit this commit, branch or tag of upstream?"},
     "--onto": {"metavar": "REF", "help": "commit, branch or tag of upstream (default: the newest of its branch)"},
     "--continue": {"dest": "proceed", "action": "store_true", "help": "go on after a stop"},
+    "--skip": {"action": "store_true", "help": "go on without the patch that does not fit"},
     "--abort": {"action": "store_true", "help": "give up; everything is as before"},
     "--accept-drift": {"action": "store_true", "help": "with --continue: what was shown is still right"},
     "--check": {"dest": "dry_run", "action": "store_true", "help": "write nothing; exit 1 if there is something"},
@@ -49,7 +50,7 @@ _OF_VERB = {
     "revert": ("--force",),
     "lint": ("--fix",),
     "export": ("--check",),
-    "rebase": ("--upstream", "--onto", "--continue", "--abort", "--accept-drift", "--force"),
+    "rebase": ("--upstream", "--onto", "--continue", "--skip", "--abort", "--accept-drift", "--force"),
     "lock": ("--upstream",),
 }
 _TAKE_A_VALUE = ("--workspace", "--project", *(flag for flag, about in _FLAGS.items() if "metavar" in about))
@@ -71,23 +72,36 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(as_json, OverlayError("Interrupted.", fix=_AGAIN), 130)
     except Exception as error:
-        traceback.print_exc()
+        _show(traceback.format_exc(), sys.stderr)
         return _fail(as_json, OverlayError(f"Unexpected: {error!r}", "Please report the lines above.", _AGAIN), 70)
-    print(answer.as_json() if as_json else answer.as_text())
-    return answer.code
+    return _show(answer.as_json() if as_json else answer.as_text(), sys.stdout, answer.code)
 
 
 def _fail(as_json: bool, error: OverlayError, code: int) -> int:
-    if as_json:
-        print(error_as_json(error, code))
-    else:
-        print(error, file=sys.stderr)
+    return _show(error_as_json(error, code), sys.stdout, code) if as_json else _show(str(error), sys.stderr, code)
+
+
+def _show(text: str, stream: IO[str], code: int = 0) -> int:
+    """Print, and return `code`, or 70 where it cannot be written. A pipe that nobody reads (`| head`) is no failure."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python tries again at its end
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            return _show(f"Standard output: {error.strerror}", sys.stderr, 70)
     return code
+
+
+def _say(line: str) -> None:
+    _show(line, sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise FixTheCommand(f"{self.prog}: {message}", self.format_usage().rstrip(), "--help explains each of them.")
+
+    def print_help(self, file: Any = None) -> None:
+        raise SystemExit(_show(self.format_help().rstrip(), sys.stdout))
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -130,7 +144,7 @@ def _request(options: argparse.Namespace) -> Request:
     known = {field.name for field in fields(Request)}
     given = {name: value for name, value in vars(options).items() if name in known}
     given["settings"] = _settings(getattr(options, "set", None) or [])
-    return Request(**given, say=lambda line: print(line, file=sys.stderr, flush=True))
+    return Request(**given, say=_say)
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:
@@ -143,7 +157,15 @@ def _settings(pairs: list[str]) -> dict[str, str]:
     return settings
 
 
+def _open_what_is_closed() -> None:
+    """Else the next file to be opened becomes standard output, say, and GitPython takes input from 0 for no input."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w"))
+
+
 if __name__ == "__main__":
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or log that cannot show a letter is no reason to fail
             stream.reconfigure(errors="backslashreplace")
