@@ -100,6 +100,22 @@ def rewrite(data: bytes, rules: Iterable[Rule], values: Mapping[str, Value]) -> 
     return Document(rules[0].file, data).replace(wanted)
 
 
+def unfit(data: bytes, rule: Rule, value: Value) -> FixTheProjectFile | None:
+    """Why `value` cannot take the place of what `data` holds for this rule; None where it can."""
+    try:
+        found = read_values(data, [rule])[rule.name]
+        rewrite(data, [rule], {rule.name: value})
+    except FixTheProjectFile as error:
+        return error
+    if found is None or value is None or _kind(found) == _kind(value):
+        return None
+    return FixTheProjectFile(f"upstream's value is {found!r}, {value!r} is {_kind(value)}")
+
+
+def _kind(value: Value) -> str:
+    return "text" if isinstance(value, str) else "a switch" if isinstance(value, bool) else "a number"
+
+
 def load_rules(path: str | Path) -> Rules:
     """Read configs/paths.yaml. Raises FixTheProjectFile for anything that is not exactly of its form."""
     path = Path(path)

@@ -18,6 +18,7 @@ from .install import refuse_pending
 from .journal import write_file
 from .patchfile import Patch
 from .series import read_series
+from .yamltext import Document
 
 # Litter that Python, editors and file managers leave in overlay/ and that must not reach the tree.
 _LITTER = re.compile(r"__pycache__|.*\.py[co]|\.DS_Store|.*~|\..*\.sw[a-p]|#.*#")
@@ -72,7 +73,9 @@ def read_project(root: Path) -> Project:
 
 def read_upstream(path: Path) -> Upstream:
     try:
-        data = yaml.safe_load(path.read_bytes())
+        raw = path.read_bytes()
+        Document(str(path), raw)  # names the line of what is no YAML
+        data = yaml.safe_load(raw)
     except OSError as error:
         raise FixTheProjectFile(f"{path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

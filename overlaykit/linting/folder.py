@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import unicodedata
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..configs import Rules, load_rules
 from ..errors import FixTheProjectFile
+from ..names import folded, parents
 from ..patchfile import Patch, read_patch
 from ..project import Upstream, is_litter, read_upstream
 from ..series import examine_series
 from .finding import Finding, LintRule, finding_of
 
-PATCHES, OVERLAY = "patches", "overlay"
+PATCHES, OVERLAY, CONFIGS = "patches", "overlay", "configs"
 TABLE, PATHS, LOCK = "patches/README.md", "configs/paths.yaml", "configs/upstream.yaml"
 _LEFT_OVER = {
     ".orig": "what a tool saved before it changed a file",
@@ -69,6 +70,11 @@ def _strays(root: Path) -> Iterator[Finding]:
         about = next((words for end, words in _LEFT_OVER.items() if path.name.endswith(end)), "no patch")
         what = f"does not belong here: {about}" if plain or not path.is_dir() else "a folder does not belong here"
         yield Finding(f"{PATCHES}/{path.name}", 0, LintRule.STRAY, what, "Remove it.")
+    for path in sorted((*(root / OVERLAY).rglob("*"), *(root / CONFIGS).glob("*"))):
+        about = _LEFT_OVER.get(path.suffix, "")
+        if about and not is_litter(path.relative_to(root)):
+            name = path.relative_to(root).as_posix()
+            yield Finding(name, 0, LintRule.STRAY, f"does not belong here: {about}", "Remove it.")
 
 
 def check_overlay(root: Path, series: Sequence[Patch]) -> Iterator[Finding]:
@@ -87,16 +93,16 @@ def check_overlay(root: Path, series: Sequence[Patch]) -> Iterator[Finding]:
             yield Finding(where, 0, LintRule.OVERLAY, "a symlink or device, no plain file", fix)
             continue
         yield from _check_bytes(where, path)
-        folded = _folded(name)
-        if folded in seen:
-            what = f"differs from {seen[folded]} in case or accents only"
+        same = folded(name)
+        if same in seen:
+            what = f"differs from {seen[same]} in case or accents only"
             fix = "Rename one of them: on macOS and Windows they are one file."
             yield Finding(where, 0, LintRule.OVERLAY, what, fix)
-        seen.setdefault(folded, where)
-        for taken in (name, *(parent.as_posix() for parent in PurePosixPath(name).parents)):
-            if _folded(taken) in left:
+        seen.setdefault(same, where)
+        for taken in (name, *parents(name)):
+            if folded(taken) in left:
                 fix = "A file is either patched or in overlay/: move the patch's part here, or the other way round."
-                what = f"{left[_folded(taken)]} changes or creates {taken}"
+                what = f"{left[folded(taken)]} changes or creates {taken}"
                 yield Finding(where, 0, LintRule.OVERLAY, what, fix)
 
 
@@ -124,14 +130,10 @@ def _left_by(series: Sequence[Patch]) -> dict[str, str]:
     left: dict[str, str] = {}
     for patch in series:
         for change in patch.files:
-            left.pop(_folded(change.path), None)
+            left.pop(folded(change.path), None)
             if change.new_path:
-                left[_folded(change.path)] = patch.name
+                left[folded(change.path)] = patch.name
     return left
-
-
-def _folded(path: str) -> str:
-    return unicodedata.normalize("NFC", path).casefold()
 
 
 def read_configs(root: Path) -> tuple[Upstream | None, Rules | None, tuple[Finding, ...]]:
@@ -141,9 +143,26 @@ def read_configs(root: Path) -> tuple[Upstream | None, Rules | None, tuple[Findi
     try:
         upstream = read_upstream(root / LOCK)
     except FixTheProjectFile as error:
-        findings.append(finding_of(error, root, LintRule.CONFIG, LOCK))
+        findings.append(_placed(finding_of(error, root, LintRule.CONFIG, LOCK), root))
     try:
         rules = load_rules(root / PATHS)
     except FixTheProjectFile as error:
-        findings.append(finding_of(error, root, LintRule.CONFIG, PATHS))
+        findings.append(_placed(finding_of(error, root, LintRule.CONFIG, PATHS), root))
     return upstream, rules, tuple(findings)
+
+
+def _placed(finding: Finding, root: Path) -> Finding:
+    """With the line of the key that it speaks of, where it has none."""
+    words = re.findall(r"[\w.]+", finding.what) if not finding.line else []
+    lines = (line_of_key(root / finding.path, word) for word in words)
+    return replace(finding, line=finding.line or next(filter(None, lines), 0))
+
+
+def line_of_key(file: Path, key: str) -> int:
+    """Where a key of ours is written, 0 for nowhere; YAML's readers do not say."""
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return 0
+    pattern = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*:")
+    return next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 0)

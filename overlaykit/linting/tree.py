@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..build import Built, DoesNotFit, build
-from ..configs import Rule, Rules, read_values
+from ..configs import Rules, unfit
 from ..errors import FixTheProjectFile, OverlayError, RebaseThePatch
-from ..gitrepo import NO_BLOB, Repo
+from ..fit import explain
+from ..gitrepo import NO_BLOB, Repo, blob_id
+from ..names import folded, parents
 from ..nearest import did_you_mean
-from ..patchfile import Patch
+from ..patchfile import Patch, apply_hunks
 from ..patchwrite import write_patch
 from ..plan import is_ancestor
 from ..project import Upstream
 from ..report import how_to_call
 from ..sterile import sterile
 from .finding import Finding, LintRule, finding_of
-from .folder import LOCK, PATHS
+from .folder import LOCK, PATHS, line_of_key
 from .hooks import check_symbols, parse_hooks
 from .rules import trailer_line, where_of
 
@@ -59,12 +61,13 @@ def check_tree(
         built = build(clean, upstream.commit, series, overlay, nothing, {}, scratch / "build")
     except (RebaseThePatch, FixTheProjectFile) as error:
         note = "Not checked, because the tree cannot be built: names in Hooks, the patches' bytes, the lock, the rules."
-        return Tree(tuple(_misfits(error, root, series, overlay)), (note,))
+        return Tree(tuple(_misfits(clean, error, root, series, overlay)), (note,))
     written = {where_of(patch): write_patch(clean, commit.id) for patch, commit in zip(series, built.patches)}
     findings = [
         *_check_hooks(clean, series),
         *(finding for patch in series for finding in _check_written(patch, written[where_of(patch)])),
         *_check_lock(root, upstream, built),
+        *_check_names(clean.tree(built.overlay.id), series, overlay),
     ]
     notes: list[str] = []
     findings += _check_backports(clean, upstream.commit, series, notes)
@@ -82,15 +85,12 @@ def _lacking(repo: Repo, base: str, series: Sequence[Patch]) -> list[str]:
 
 
 def _misfits(
-    error: OverlayError, root: Path, series: Sequence[Patch], overlay: Mapping[str, Path]
+    repo: Repo, error: OverlayError, root: Path, series: Sequence[Patch], overlay: Mapping[str, Path]
 ) -> Iterator[Finding]:
     """Why the build stopped: one finding per place of a patch."""
     if not isinstance(error, DoesNotFit):
-        paths = {patch.name: where_of(patch) for patch in series} | {
-            f"overlay/{path}": f"overlay/{path}" for path in overlay
-        }
-        path = next((path for name, path in paths.items() if error.what.startswith(name)), "patches/series")
-        yield finding_of(error, root, LintRule.FITS, path)
+        edited = list(_edited(repo, series))
+        yield from edited or [_whole_file(error, root, series, overlay)]
         return
     for misfit in error.misfits:
         patch = next(patch for patch in series if patch.name == misfit.patch)
@@ -99,6 +99,66 @@ def _misfits(
         place = f"{misfit.path}:{misfit.line}" if misfit.line else misfit.path
         what = f"does not fit {place}: expected {misfit.expected!r}, found {misfit.found!r}"
         yield Finding(where_of(patch), line, LintRule.FITS, what, misfit.hint)
+
+
+def _edited(repo: Repo, series: Sequence[Patch]) -> Iterator[Finding]:
+    """Hunks that do not stand in the very file that their index line names, or make another one of it."""
+    texts = {NO_BLOB: b""}  # of the files that the patches before make
+    fix = f"Take the edit back, or commit the change in the workspace and run {how_to_call()} export"
+    for patch in series:
+        read = {change.path: _text(repo, texts, change.old_blob) for change in patch.files}
+        misfits = {(misfit.path, misfit.hunk[0]): misfit for misfit in explain(patch, read.get) if misfit.hunk}
+        for change in patch.files:
+            old = read[change.path]
+            new = None if old is None else apply_hunks(old, change.hunks)
+            if new is not None and blob_id(new) == change.new_blob:
+                texts[change.new_blob] = new
+                continue
+            places = [(hunk, misfits.get((change.path, number))) for number, hunk in enumerate(change.hunks, 1)]
+            for hunk, misfit in places:
+                if misfit:
+                    what = f"edited by hand: {change.path}:{misfit.line} is {misfit.found!r}, not {misfit.expected!r}"
+                    yield Finding(where_of(patch), hunk.line, LintRule.FITS, what, fix)
+            if old is not None and (new or change.new_path) and not any(misfit for _, misfit in places):
+                what = f"edited by hand: these hunks do not make blob {change.new_blob[:12]} of {change.path}"
+                yield Finding(where_of(patch), change.line, LintRule.FITS, what, fix)
+
+
+def _text(repo: Repo, texts: Mapping[str, bytes], blob: str) -> bytes | None:
+    return texts[blob] if blob in texts else repo.read_blobs([blob]).get(blob)
+
+
+def _whole_file(error: OverlayError, root: Path, series: Sequence[Patch], overlay: Mapping[str, Path]) -> Finding:
+    """The patch that an error begins with, and the file in it that the error names."""
+    patch = next((patch for patch in series if error.what.startswith(patch.name)), None)
+    if patch is None:
+        path = next(
+            (f"overlay/{path}" for path in overlay if error.what.startswith(f"overlay/{path} ")), "patches/series"
+        )
+        return finding_of(error, root, LintRule.FITS, path)
+    named = [change.line for change in patch.files if change.path in f"{error.what} {error.why}"]
+    return replace(finding_of(error, root, LintRule.FITS, where_of(patch)), line=named[0] if named else 0)
+
+
+def _check_names(files: Iterable[str], series: Sequence[Patch], overlay: Mapping[str, Path]) -> Iterator[Finding]:
+    """Files of ours beside files of upstream whose names are the same on macOS and Windows."""
+    made = {change.path: (patch, change) for patch in series for change in patch.files if not change.old_path}
+    theirs: dict[str, str] = {}
+    for path in files:
+        if path not in made and path not in overlay:
+            for name in (path, *parents(path)):
+                theirs.setdefault(folded(name), name)
+    for path in (*overlay, *made):
+        near = [(name, theirs.get(folded(name), name)) for name in (*parents(path), path)]
+        other = next((found for name, found in near if found != name), "")
+        fix = "Rename it: on macOS and Windows they are one."
+        if other and path in overlay:
+            what = f"differs from upstream's {other} in case or accents only"
+            yield Finding(f"overlay/{path}", 0, LintRule.OVERLAY, what, fix)
+        elif other:
+            patch, change = made[path]
+            what = f"{path} differs from upstream's {other} in case or accents only"
+            yield Finding(where_of(patch), change.line, LintRule.NAME, what, fix)
 
 
 def _check_hooks(repo: Repo, series: Sequence[Patch]) -> Iterator[Finding]:
@@ -155,39 +215,25 @@ def _check_lock(root: Path, upstream: Upstream, built: Built) -> Iterator[Findin
     if built.overlay.tree != upstream.result:
         what = f"the built tree is {built.overlay.tree}, the lock says {upstream.result or 'nothing yet'}"
         fix = f"If the change to patches/ or overlay/ is meant: {how_to_call()} lock"
-        yield Finding(LOCK, _line_of_key(root / LOCK, "result"), LintRule.LOCK, what, fix)
+        yield Finding(LOCK, line_of_key(root / LOCK, "result"), LintRule.LOCK, what, fix)
 
 
 def _check_rules(repo: Repo, root: Path, built: Built, rules: Rules, notes: list[str]) -> Iterator[Finding]:
     """Each rule's file and key must be there; what a partial clone lacks is noted."""
     files = repo.tree(built.overlay.id)
     blobs = repo.read_blobs(files[path].id for path in rules.files if path in files)
+    values = rules.resolve({})
     for path in rules.files:
         if path not in files:
             near = did_you_mean(path, (other for other in files if other.endswith((".yaml", ".yml"))))
             what = f"{path} is not in the patched tree"
-            yield Finding(PATHS, _line_of_key(root / PATHS, path), LintRule.CONFIG, what, near)
+            yield Finding(PATHS, line_of_key(root / PATHS, path), LintRule.CONFIG, what, near)
             continue
         if files[path].id not in blobs:
             notes.append(f"Not checked, because this clone lacks the file: the keys of {path}.")
             continue
         for rule in rules.of(path):
-            problem = _unreadable(blobs[files[path].id], rule)
+            problem = unfit(blobs[files[path].id], rule, values[rule.name])
             if problem:
-                line = _line_of_key(root / PATHS, rule.name)
+                line = line_of_key(root / PATHS, rule.name)
                 yield Finding(PATHS, line, LintRule.CONFIG, f"{rule.name}: {problem.what}", problem.why)
-
-
-def _unreadable(data: bytes, rule: Rule) -> FixTheProjectFile | None:
-    try:
-        read_values(data, [rule])
-    except FixTheProjectFile as error:
-        return error
-    return None
-
-
-def _line_of_key(file: Path, key: str) -> int:
-    """Where a key of ours is written; YAML's readers do not say."""
-    lines = file.read_text(encoding="utf-8").split("\n")
-    pattern = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*:")
-    return next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 0)

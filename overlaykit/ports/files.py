@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Optional
 
-from ..configs import Rule, Rules, read_values, rewrite
+from ..configs import Rule, Rules, unfit
 from ..errors import FixTheProjectFile
 from ..gitrepo import blob_id
+from ..names import folded, parents
 from ..nearest import did_you_mean
 from ..yamltext import Document, Value
 from .problems import PortKind, PortProblem, Sides
@@ -19,23 +19,23 @@ Keys = Optional[Mapping[str, Value]]  # None: the file is not there, or is no YA
 
 def find_collisions(sides: Sides, overlay: Mapping[str, Path]) -> Iterator[PortProblem]:
     """Overlay files whose name, as a file or as a folder, upstream has; as a Mac or Windows compares names."""
-    taken = {_same_name(path): path for path in sides.new.entries}
-    folders = {_same_name(parent): parent for path in sides.new.entries for parent in _parents(path)}
+    taken = {folded(path): path for path in sides.new.entries}
+    folders = {folded(parent): parent for path in sides.new.entries for parent in parents(path)}
     for path, file in overlay.items():
-        parent = next((parent for parent in _parents(path) if _same_name(parent) in taken), None)
-        if _same_name(path) in taken:
-            found = taken[_same_name(path)]
+        parent = next((parent for parent in parents(path) if folded(parent) in taken), None)
+        if folded(path) in taken:
+            found = taken[folded(path)]
             if sides.new.entries[found].id == blob_id(file.read_bytes()):
                 hint = f"It is the same file. Delete overlay/{path}."
             else:
                 hint = f"Keep one: delete overlay/{path} and patch upstream's, or give the overlay's another name."
             yield _collision(sides, path, found, f"Upstream has a file {found}.", hint)
-        elif _same_name(path) in folders:
-            found = folders[_same_name(path)]
+        elif folded(path) in folders:
+            found = folders[folded(path)]
             inside = next(taken for taken in sides.new.entries if taken.startswith(found + "/"))
             yield _collision(sides, path, inside, f"Upstream has a folder {found}.", "Give the overlay's another name.")
         elif parent:
-            found = taken[_same_name(parent)]
+            found = taken[folded(parent)]
             yield _collision(sides, path, found, f"Upstream has a file {found}.", f"overlay/{parent} is a folder.")
 
 
@@ -111,12 +111,8 @@ def _unfit(sides: Sides, data: bytes, rules: Iterable[Rule], defaults: Mapping[s
 
 
 def _why_unfit(rule: Rule, data: bytes, defaults: Mapping[str, Value]) -> str:
-    try:
-        read_values(data, [rule])
-        rewrite(data, [rule], defaults)
-    except FixTheProjectFile as error:
-        return " ".join(filter(None, (error.what, error.why)))
-    return ""
+    error = unfit(data, rule, defaults[rule.name])
+    return " ".join(filter(None, (error.what, error.why))) if error else ""
 
 
 def _places(sides: Sides, rule: Rule) -> list[tuple[str, str]]:
@@ -172,11 +168,3 @@ def _why_unreadable(path: str, data: bytes | None) -> str:
 def _collision(sides: Sides, path: str, found: str, what: str, hint: str) -> PortProblem:
     culprits = sides.who(found, lambda data: data is None)
     return PortProblem(PortKind.COLLISION, f"overlay/{path}", what, culprits, hint)
-
-
-def _same_name(path: str) -> str:
-    return unicodedata.normalize("NFC", path).casefold()
-
-
-def _parents(path: str) -> list[str]:
-    return [parent.as_posix() for parent in PurePosixPath(path).parents][:-1]

@@ -131,6 +131,16 @@ def test_strays(clean: Toy) -> None:
     assert "did not apply" in facts["findings"][2]["what"]
 
 
+def test_strays_elsewhere(clean: Toy) -> None:
+    for name in ("overlay/run_predict.py.orig", "overlay/x.rej", "configs/paths.yaml.orig"):
+        (clean.project / name).write_text("x\n")
+    assert brief(shallow(clean)) == [
+        "configs/paths.yaml.orig:0 stray file",
+        "overlay/run_predict.py.orig:0 stray file",
+        "overlay/x.rej:0 stray file",
+    ]
+
+
 def test_a_linked_patch_is_none(clean: Toy, tmp_path: Path) -> None:
     patch = clean.project / "patches" / FIRST
     shutil.move(patch, tmp_path / FIRST)
@@ -176,9 +186,20 @@ def test_configs(clean: Toy) -> None:
     spoil(clean, "configs/paths.yaml", b"${model_path}/eva.om", b"${modelpath}/eva.om")
     spoil(clean, "configs/upstream.yaml", b"commit: ", b"comit: ")
     facts = lint(clean)
-    assert brief(facts) == ["configs/paths.yaml:0 configuration", "configs/upstream.yaml:0 configuration"]
+    assert brief(facts) == ["configs/paths.yaml:6 configuration", "configs/upstream.yaml:0 configuration"]
     assert "model_path" in facts["findings"][0]["fix"]
     assert any("not every file" in note for note in facts["notes"])
+
+
+def test_configs_that_are_no_yaml(clean: Toy) -> None:
+    spoil(clean, "configs/paths.yaml", b"value: False}", b"value: False")
+    spoil(clean, "configs/upstream.yaml", b"mirrors: []", b"mirrors: [")
+    found = shallow(clean)["findings"]
+    assert [(each["path"], each["line"] > 0) for each in found] == [
+        ("configs/paths.yaml", True),
+        ("configs/upstream.yaml", True),
+    ]
+    assert "\n" not in found[1]["what"]
 
 
 def test_a_killed_install_is_named_first(clean: Toy) -> None:

@@ -174,16 +174,58 @@ def test_a_patch_that_does_not_fit_names_the_hunk(clean: Toy) -> None:
     assert any("the tree cannot be built" in note for note in facts["notes"])
 
 
-def test_a_result_that_is_not_as_the_patch_says(clean: Toy) -> None:
-    blob = parse_patch(f"patches/{SECOND}", (clean.project / "patches" / SECOND).read_bytes()).files[0].new_blob
-    spoil(clean, f"patches/{SECOND}", blob.encode(), b"1" * 40)
-    assert brief(lint(clean)) == [f"patches/{SECOND}:0 fits"]
+@pytest.mark.parametrize(
+    ("name", "old", "new", "line", "what"),
+    [
+        (FIRST, b'-        return "cuda:0"', b'-        return "cuda"', 20, "py:6 is '        return \"cuda:0\"', not"),
+        (FIRST, b"+        return ", b"+        yield ", 16, "these hunks do not make blob"),
+        (FIRST, b" 100644\n", b" 100755\n", 16, "does not fit the upstream commit"),
+        (SECOND, b"+HOOK = True", b"+HOOK = False", 42, "these hunks do not make blob"),
+    ],
+)
+def test_a_patch_edited_by_hand(clean: Toy, name: str, old: bytes, new: bytes, line: int, what: str) -> None:
+    spoil(clean, f"patches/{name}", old, new)
+    facts = lint(clean)
+    assert brief(facts) == [f"patches/{name}:{line} fits"]
+    assert what in facts["findings"][0]["what"]
+
+
+def test_every_patch_edited_by_hand_is_named(clean: Toy) -> None:
+    for name in (FIRST, SECOND):
+        blob = parse_patch(name, (clean.project / "patches" / name).read_bytes()).files[0].new_blob
+        spoil(clean, f"patches/{name}", blob.encode(), b"1" * 40)
+    assert brief(lint(clean)) == [f"patches/{FIRST}:16 fits", f"patches/{SECOND}:22 fits"]
 
 
 def test_an_overlay_file_in_the_place_of_upstreams(clean: Toy) -> None:
     (clean.project / "overlay" / "README.md").write_text("mine\n")
     (found,) = lint(clean)["findings"]
     assert (found["path"], found["rule"]) == ("overlay/README.md", "fits")
+
+
+def test_names_that_differ_from_upstreams_in_case_only(clean: Toy) -> None:
+    (clean.project / "overlay" / "Readme.md").write_text("mine\n")
+    (clean.project / "overlay" / "MiniGPT4").mkdir()
+    (clean.project / "overlay" / "MiniGPT4" / "extra.py").write_text("x = 1\n")
+    clean.apply("lock")
+    facts = lint(clean)
+    assert brief(facts) == ["overlay/MiniGPT4/extra.py:0 overlay", "overlay/Readme.md:0 overlay"]
+    assert [found["what"] for found in facts["findings"]] == [
+        "differs from upstream's minigpt4 in case or accents only",
+        "differs from upstream's README.md in case or accents only",
+    ]
+
+
+def test_a_patch_that_makes_such_a_name(clean: Toy) -> None:
+    spoil(
+        clean, f"patches/{SECOND}", b"create mode 100644 minigpt4/hook.py", b"create mode 100644 minigpt4/Base_model.py"
+    )
+    path = clean.project / "patches" / SECOND
+    path.write_bytes(path.read_bytes().replace(b"minigpt4/hook.py", b"minigpt4/Base_model.py"))
+    clean.apply("lock")
+    (found,) = [found for found in lint(clean, "--fix")["findings"]]
+    assert (found["line"], found["rule"]) == (42, "name")
+    assert found["what"] == "minigpt4/Base_model.py differs from upstream's minigpt4/base_model.py in case or accents only"
 
 
 def test_a_partial_clone_that_lacks_what_is_patched(clean: Toy) -> None:
@@ -226,6 +268,13 @@ def test_files_and_keys_of_the_rules(clean: Toy) -> None:
     assert brief(facts) == ["configs/paths.yaml:6 configuration", "configs/paths.yaml:8 configuration"]
     fixes = [found["fix"] for found in facts["findings"]]
     assert fixes == ["Did you mean model.encoder?", "Did you mean eval_configs/eval.yaml?"]
+
+
+def test_a_value_of_another_type_than_upstreams(clean: Toy) -> None:
+    spoil(clean, "configs/paths.yaml", b"value: False", b'value: "False"')
+    (found,) = lint(clean)["findings"]
+    assert brief({"findings": [found]}) == ["configs/paths.yaml:7 configuration"]
+    assert found["what"] == "low_resource: upstream's value is True, 'False' is text"
 
 
 def test_more_of_upstreams_text_than_git_needs(clean: Toy) -> None:
