@@ -94,7 +94,8 @@ _REBASE = """
 2. Where a patch does not fit, you are told which, why it exists, which function it is in, which upstream commits
    changed those lines, and what to type. Resolve it there, then:
      python apply.py rebase --continue
-   To give the patch up: `git rebase --skip` in that worktree, then --continue.
+   To give the patch up:
+     python apply.py rebase --skip
 3. When all fit, each patch is reported: same, moved (only line numbers or the path), context (other lines around
    it), changed, landed (upstream has it now: it is dropped), drifted (it fits, but the function around it was
    rewritten: read what changed). Drift stops the rebase until you have read it:

@@ -20,10 +20,20 @@ def fetch_missing(
     repo: Repo, upstream: Upstream, tried: tuple[str, ...], lock: IO[bytes], say: Callable[[str], None]
 ) -> None:
     """Fetch them, with the user's configuration. Other clones are left alone. Raises ReachTheUpstream."""
+    if is_partial(repo):
+        fetch_absent(repo, repo, upstream, tried, lock, say)
+
+
+def is_partial(repo: Repo) -> bool:
     objects = Path(repo.place().get("GIT_COMMON_DIR", repo.git_dir), "objects")
-    if not any(objects.glob("pack/*.promisor")):
-        return
-    sparse = repo.status_of("config", "--type=bool", "--get", "core.sparseCheckout").output.strip() == b"true"
+    return any(objects.glob("pack/*.promisor"))
+
+
+def fetch_absent(
+    repo: Repo, worktree: Repo, upstream: Upstream, tried: tuple[str, ...], lock: IO[bytes], say: Callable[[str], None]
+) -> None:
+    """Fetch into `repo` the files of the pin that it lacks, less those that `worktree` leaves out."""
+    sparse = worktree.status_of("config", "--type=bool", "--get", "core.sparseCheckout").output.strip() == b"true"
     excluded = tuple(f"{path.strip('/')}/" for path in upstream.exclude if sparse)
     files = {path: entry for path, entry in repo.tree(upstream.commit).items() if entry.mode != "160000"}
     ids = {entry.id for path, entry in files.items() if not f"{path}/".startswith(excluded)}
@@ -33,7 +43,7 @@ def fetch_missing(
         if not missing:
             return
         say(f"Fetching {len(missing)} files that this partial clone lacks from {address}")
-        result = fetch_from(repo, address, *missing, lock=lock, env=_no_deltas())
+        result = fetch_from(repo, address, *missing, lock=lock, env=no_deltas())
         if not _missing(repo, ids):
             return
         failures.append(Failure(address, last_words(result)))
@@ -45,7 +55,7 @@ def _missing(repo: Repo, ids: Iterable[str]) -> list[str]:
     return [name for name, found in zip(wanted, repo.resolve(*wanted)) if found is None]
 
 
-def _no_deltas() -> dict[str, str]:
+def no_deltas() -> dict[str, str]:
     """One more setting beside the user's: tell the far end of no commit, or it takes for granted what we lack."""
     number = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
     key, value = f"GIT_CONFIG_KEY_{number}", f"GIT_CONFIG_VALUE_{number}"

@@ -37,6 +37,7 @@ class Request:
     against: str | None = None  # check: a commit, branch or tag of upstream
     onto: str | None = None  # rebase: likewise
     proceed: bool = False  # rebase --continue
+    skip: bool = False
     abort: bool = False
     accept_drift: bool = False
     dry_run: bool = False  # export --check

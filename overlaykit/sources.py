@@ -147,16 +147,22 @@ def _not_used(repo: Repo) -> str:
 
 
 def fetch_heads(
-    repo: Repo, tried: tuple[str, ...], asked: str, into: str, lock: IO[bytes], say: Callable[[str], None]
+    repo: Repo,
+    tried: tuple[str, ...],
+    asked: str,
+    into: str,
+    lock: IO[bytes],
+    say: Callable[[str], None],
+    env: Mapping[str, str] = {},
 ) -> None:
     """Fetch all branches to refs below `into`, and `asked` (a tag or commit) to `into`asked where it is no branch."""
     failures = []
     for address in tried:
         say(f"Fetching from {address}")
-        result = fetch_from(repo, address, f"+refs/heads/*:{into}*", lock=lock)
+        result = fetch_from(repo, address, f"+refs/heads/*:{into}*", lock=lock, env=env)
         if result.status == 0:
             if repo.resolve(f"{into}{asked}") == [None]:  # not a branch: whether it is there is seen afterwards
-                fetch_from(repo, address, f"+{asked}:{into}asked", lock=lock)
+                fetch_from(repo, address, f"+{asked}:{into}asked", lock=lock, env=env)
             return
         failures.append(Failure(address, last_words(result)))
     listed = "\n".join(f"  {failure.address}\n    {failure.reason}" for failure in failures)

@@ -18,17 +18,18 @@ def what_to_type(replay: Replay, workspace: Path) -> tuple[str, ...]:
         *([f"$EDITOR {paths}", f"git add -A -- {paths}"] if paths else ["# everything is staged"]),
         "cd -",
         go_on,
-        f"# or give this patch up:   git -C {folder} rebase --skip && {go_on}",
+        f"# or give this patch up:   {how_to('rebase --skip', workspace)}",
         f"# or the whole rebase:     {how_to_abort(workspace)}",
     )
 
 
-def after_reading(workspace: Path) -> tuple[str, ...]:
+def after_reading(replay: Replay, workspace: Path) -> tuple[str, ...]:
     """After drift."""
     return (
         "# When it is all still right (the decision is recorded in the patches):",
         how_to("rebase --continue --accept-drift", workspace),
-        "# Or rework a patch in the worktree (git commit --fixup, git rebase -i) or overlay/ here, and then:",
+        "# Or change overlay/ here, or a patch there (git commit --fixup, git rebase -i --autosquash), and then:",
+        f"#   cd {quote(str(replay.repo.worktree))}",
         how_to("rebase --continue", workspace),
         "# Or give up:",
         how_to_abort(workspace),

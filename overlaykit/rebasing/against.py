@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..explaining.conflict import Conflict, explain_conflicts
 from ..gitrepo import Repo
-from ..plan import Request, has_pin
+from ..partial import fetch_absent, is_partial
+from ..plan import Request, build_project, has_pin
 from ..ports.ports import check_ports
 from ..project import Project, read_project
 from ..sources import addresses, clone_into
@@ -16,8 +17,8 @@ from ..sterile import sterile
 from ..tempfolder import temporary_folder
 from ..workspace import open_workspace
 from .moves import compare_moves
-from .onto import find_onto
-from .replay import Course, Replay, plan_course
+from .onto import find_onto, refuse_patched
+from .replay import Replay, plan_course
 from .report import RebaseOutcome, RebaseReport
 
 
@@ -26,19 +27,26 @@ def check_against(request: Request) -> RebaseReport:
     project = read_project(request.project)
     tried = addresses(project.upstream, request.upstream)
     with temporary_folder() as scratch:
-        repo = _apart(request, project, scratch)
+        source = _source(request, project, scratch)
+        (scratch / "apart").mkdir()
+        repo, partial = sterile(source, scratch / "apart"), is_partial(source)
         with (scratch / "fetch-lock").open("wb") as lock:
             new, shown = find_onto(repo, project, request.against, tried, lock, request.say)
-        for name in ("plan", "tree", "clean"):
+            if partial:
+                for commit in (project.upstream.commit, new):
+                    fetch_absent(repo, source, replace(project.upstream, commit=commit), tried, lock, request.say)
+        for name in ("now", "plan", "tree", "clean"):
             (scratch / name).mkdir()
+        refuse_patched(repo, build_project(repo, project, {}, scratch / "now"), new, shown)
         course = plan_course(repo, project.upstream.commit, new, project.series, scratch / "plan")
         request.say(f"Replaying {len(course.commits)} patches onto {shown}")
         replay = Replay(_with_worktree(repo, project, scratch / "tree"), course)
         skipped, conflicts = _replay_all(replay, project)
-        moves = compare_moves(repo, course, project.series, replay.result(), skipped, scratch / "clean")
+        look = "in a clone of upstream: git"  # what was fetched here is gone in a moment
+        moves = compare_moves(repo, course, project.series, replay.result(), skipped, scratch / "clean", look)
         tip = replay.repo.line("rev-parse", "HEAD")
         ports = check_ports(repo, course.tip, tip, project.overlay, project.rules, course.old, course.new)
-        fits = not (conflicts or ports or any(move.drift for move in moves))
+        fits = not (conflicts or ports or any(move.drift or move.lost for move in moves))
         notes = ("patches behind a conflict were tried without the patch that conflicts",) if skipped else ()
         return RebaseReport(
             "check",
@@ -55,17 +63,14 @@ def check_against(request: Request) -> RebaseReport:
         )
 
 
-def _apart(request: Request, project: Project, folder: Path) -> Repo:
-    """A repository in `folder` that reads the workspace's objects, or those of a clone beside it."""
+def _source(request: Request, project: Project, folder: Path) -> Repo:
+    """The workspace's repository, or a clone in `folder`."""
     workspace = open_workspace(request.workspace)
     if workspace and has_pin(workspace.repo, project):
-        source = workspace.repo
-    else:
-        tried = addresses(project.upstream, request.upstream)
-        with (folder / "clone-lock").open("wb") as lock:
-            source = clone_into(project.upstream, tried, folder / "clone", lock, request.say)
-    (folder / "apart").mkdir()
-    return sterile(source, folder / "apart")
+        return workspace.repo
+    tried = addresses(project.upstream, request.upstream)
+    with (folder / "clone-lock").open("wb") as lock:
+        return clone_into(project.upstream, tried, folder / "clone", lock, request.say)
 
 
 def _with_worktree(repo: Repo, project: Project, folder: Path) -> Repo:
@@ -82,11 +87,10 @@ def _with_worktree(repo: Repo, project: Project, folder: Path) -> Repo:
 def _replay_all(replay: Replay, project: Project) -> tuple[tuple[str, ...], tuple[Conflict, ...]]:
     skipped: list[str] = []
     conflicts: list[Conflict] = []
-    course: Course = replay.course
     replay.start()
     while replay.at_work:
-        patch = project.series[course.commits.index(replay.stopped_at or "")]
-        conflicts += explain_conflicts(replay.repo, patch, course.old, course.new)
+        patch = project.series[replay.patch]
+        conflicts += explain_conflicts(replay.repo, patch, replay.course.old, replay.course.new)
         skipped.append(patch.name)
         replay.skip()
     return tuple(skipped), tuple(conflicts)

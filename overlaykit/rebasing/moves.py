@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..errors import FixTheProjectFile, RebaseThePatch
 from ..explaining.culprits import Culprit, renamed_to, who_touched
 from ..explaining.drift import Drift, accepted, find_drift, record
 from ..explaining.fate import Fate, fate
@@ -31,6 +33,11 @@ class Move:
     upstream: tuple[Culprit, ...] = ()  # commits that made a landed patch needless
 
     @property
+    def lost(self) -> bool:
+        """Nothing is left of it, and neither the user's decision nor upstream's commits say why."""
+        return self.after is None and not self.by_hand and not self.upstream
+
+    @property
     def name(self) -> str:
         patch = self.before or self.after
         return patch.name if patch else ""
@@ -42,11 +49,21 @@ class Move:
 
 
 def compare_moves(
-    repo: Repo, course: Course, series: Sequence[Patch], result: Sequence[str], stopped: Sequence[str], scratch: Path
+    repo: Repo,
+    course: Course,
+    series: Sequence[Patch],
+    result: Sequence[str],
+    stopped: Sequence[str],
+    scratch: Path,
+    git: str,
 ) -> tuple[Move, ...]:
-    """Match the replayed commits with the patches, by subject and then by place. `scratch` is an empty folder."""
+    """Match the replayed commits with the patches, by subject and then by place. `scratch` is an empty folder.
+
+    `git`: how a command has to start that looks at `course` after this run. Raises RebaseThePatch for a commit of
+    the user's that no patch can hold.
+    """
     clean = sterile(repo, scratch)
-    written = [parse_patch("replayed.patch", write_patch(clean, commit)) for commit in result]
+    written = [_written(clean, commit) for commit in result]
     renames = renamed_to(repo, course.old, course.new)
     pairs = _pair(series, written)
     names = _names([series[old].name if old is not None else None for old, new in pairs if new is not None], written)
@@ -62,13 +79,15 @@ def compare_moves(
             moves.append(Move(before, None, None, Fate.LANDED, by_hand, (), landed))
         else:
             drift = find_drift(repo, course.old, course.new, before, after, course.commits[old or 0] + "^", renames)
-            unread = tuple(item for item in drift if not accepted(after, item))
+            unread = tuple(
+                replace(item, look=re.sub("^git ", f"{git} ", item.look)) for item in drift if not accepted(after, item)
+            )
             moves.append(Move(before, after, result[new], fate(before, after), by_hand, unread))
     return tuple(moves)
 
 
 def patch_files(
-    repo: Repo, course: Course, moves: Sequence[Move], accept: bool, renames: Mapping[str, str], scratch: Path
+    repo: Repo, moves: Sequence[Move], accept: bool, renames: Mapping[str, str], scratch: Path
 ) -> dict[str, bytes]:
     """Name -> bytes of the new patches. One that did not change keeps its bytes; accepted drift is recorded."""
     clean = sterile(repo, scratch)
@@ -87,6 +106,15 @@ def patch_files(
         same = move.before is not None and _content(move.before) == _content(parse_patch(move.name, raw))
         files[move.after.name] = move.before.raw if same and move.before else raw
     return files
+
+
+def _written(clean: Repo, commit: str) -> Patch:
+    try:
+        return parse_patch("replayed.patch", write_patch(clean, commit))
+    except FixTheProjectFile as error:
+        what = f"Commit {clean.line('log', '-1', '--format=%h (%s)', commit)} cannot be written as a patch."
+        fix = "In the rebase's worktree, leave that out of the commit, or drop it: git rebase -i."
+        raise RebaseThePatch(what, f"{error.what}\n{error.why}".rstrip("\n"), fix) from error
 
 
 def _content(patch: Patch) -> tuple[object, ...]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import IO, Callable
 
-from ..errors import FixTheCommand
+from ..build import Built
+from ..errors import FixTheCommand, ReachTheUpstream
 from ..gitrepo import Repo
+from ..partial import is_partial, no_deltas
+from ..plan import is_ancestor
 from ..project import Project
 from ..sources import fetch_heads
 
@@ -30,8 +33,11 @@ def find_onto(
         commit = _resolve(repo, wanted)
         if commit:
             return commit, _shown(repo, wanted, commit)
-    fetch_heads(repo, tried, wanted, FETCHED, lock, say)
-    for candidate in (f"{FETCHED}asked", f"{FETCHED}{wanted}", f"refs/remotes/origin/{wanted}", wanted):
+    # What an earlier fetch brought may be gone there, or have another name; and a local name may be the user's own.
+    stale = repo.line("for-each-ref", "--format=%(refname)", FETCHED).split()
+    repo.update_refs(dict.fromkeys(stale))
+    _fetch(repo, tried, wanted, lock, say)
+    for candidate in (f"{FETCHED}{wanted}", f"{FETCHED}asked", *([wanted] if _HEX.fullmatch(wanted) else [])):
         commit = _resolve(repo, candidate)
         if commit:
             return commit, _shown(repo, wanted, commit)
@@ -40,9 +46,27 @@ def find_onto(
     raise FixTheCommand(what, f"Branches: {', '.join(branches) or 'none'}.", "Write a commit's full id.")
 
 
+def refuse_patched(repo: Repo, built: Built, new: str, shown: str) -> None:
+    """Raise FixTheCommand for a commit that holds this project's own: rebased there, every patch would vanish."""
+    if built.patches and is_ancestor(repo, built.patches[0].id, new):
+        what = f"{shown} is no commit of upstream's: the patches are in it already."
+        raise FixTheCommand(what, fix="Name a commit, branch or tag of upstream.")
+
+
+def _fetch(repo: Repo, tried: tuple[str, ...], wanted: str, lock: IO[bytes], say: Callable[[str], None]) -> None:
+    try:
+        fetch_heads(repo, tried, wanted, FETCHED, lock, say)
+    except ReachTheUpstream:
+        if not is_partial(repo):
+            raise
+        # The far end may have sent differences from files that a partial clone lacks.
+        fetch_heads(repo, tried, wanted, FETCHED, lock, say, no_deltas())
+
+
 def _resolve(repo: Repo, name: str) -> str | None:
-    found = repo.status_of("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    return found.output.decode().strip() or None
+    """The commit, where it is here with all that it needs."""
+    commit = repo.resolve(f"{name}^{{commit}}")[0]
+    return commit if commit and repo.has_whole(commit) else None
 
 
 def _shown(repo: Repo, wanted: str, commit: str) -> str:

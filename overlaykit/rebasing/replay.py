@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..build import build
 from ..configs import Rules
-from ..errors import OverlayError, SaveYourWork
+from ..errors import OverlayError
 from ..gitrepo import AUTHOR, WHO, GitFailed, Repo, decode
 from ..gitrun import git_version
 from ..patchfile import Patch
@@ -70,10 +70,6 @@ class Replay:
                      *("--no-rebase-merges", "--no-gpg-sign", "--no-stat"),
                      *("--onto", self.course.onto, self.course.start))  # fmt: skip
 
-    def proceed(self) -> None:
-        """Go on with what is staged, up to the next conflict or the end."""
-        self._rebase("--continue")
-
     def skip(self) -> None:
         """Go on without the patch that does not fit."""
         self._rebase("--skip")
@@ -99,38 +95,36 @@ class Replay:
         rows = self.repo.git("ls-files", "--unmerged", "-z").split(b"\0")[:-1]
         return tuple(dict.fromkeys(decode(row.partition(b"\t")[2]) for row in rows))
 
+    @property
+    def patch(self) -> int:
+        """Which patch does not fit; its number in the course."""
+        return self.course.commits.index(self.stopped_at or "")
+
     def resolution(self) -> Resolution:
         """What the user staged for the commit that stopped."""
-        commit, tree = self.stopped_at, self.repo.line("write-tree", "--missing-ok")
-        return Resolution(commit or "", self._tree_of_head(), tree)
+        return self._resolution(self.repo.write_tree())
 
-    def resolve_as_before(self, known: Sequence[Resolution]) -> Resolution | None:
-        """Stage what the user made of the same conflict in an earlier attempt; None where it is a new one."""
-        stopped, on = self.stopped_at, self._tree_of_head()
-        for resolution in known:
-            if (resolution.commit, resolution.on) == (stopped, on):
-                self.repo.git("read-tree", "--reset", "-u", resolution.tree)
-                return resolution
-        return None
+    def given_up(self) -> Resolution:
+        """That nothing is left of the commit that stopped."""
+        return self._resolution(self._tree_of_head())
 
-    def refuse_unstaged(self) -> None:
-        """Raise SaveYourWork for edits not staged (in a conflict) or not committed (at the end), and for markers."""
-        against = [] if self.at_work else ["HEAD"]
-        edited = self.repo.git("diff", "--name-only", "-z", "--no-ext-diff", *against).split(b"\0")[:-1]
-        if edited:
-            verb = "add" if self.at_work else "commit -a --amend, or restore"
-            raise SaveYourWork(
-                f"{len(edited)} edited file{'s are' if len(edited) > 1 else ' is'} not "
-                f"{'staged' if self.at_work else 'committed'}: {', '.join(decode(path) for path in edited[:5])}",
-                fix=f"In {self.repo.worktree}: git {verb}",
-            )
-        staged = self.repo.git("diff", "--cached", "--name-only", "-z", "--no-ext-diff", "--diff-filter=d", "HEAD")
-        for path in (decode(name) for name in staged.split(b"\0")[:-1]):
-            text = self.repo.git("cat-file", "blob", f":{path}")
-            marked = [sign for sign in (b"<<<<<<< ", b">>>>>>> ") if text.startswith(sign) or b"\n" + sign in text]
-            if len(marked) == 2:
-                what = f"{path} was staged with conflict markers in it."
-                raise SaveYourWork(what, fix=f"Edit it in {self.repo.worktree}, then git add {path}")
+    def resolved_before(self, known: Sequence[Resolution]) -> Resolution | None:
+        """What the user made of the same conflict in an earlier attempt; None where it is a new one."""
+        here = (self.stopped_at, self._tree_of_head())
+        return next((resolution for resolution in known if (resolution.commit, resolution.on) == here), None)
+
+    def take(self, resolution: Resolution) -> None:
+        """Resolve the conflict so, and go on up to the next one or the end."""
+        if resolution.tree == self._tree_of_head():
+            return self.skip()
+        self.repo.git("read-tree", "--reset", "-u", resolution.tree)
+        # Not by `git rebase --continue`, which would take lines of the message that start with # for comments.
+        options = ("--quiet", "--no-verify", "--no-gpg-sign", "--cleanup=verbatim")
+        self.repo.git("commit", *options, f"--reuse-message={resolution.commit}", env=NOBODY)
+        return self._rebase("--continue")
+
+    def _resolution(self, tree: str) -> Resolution:
+        return Resolution(self.stopped_at or "", self._tree_of_head(), tree)
 
     def result(self) -> tuple[str, ...]:
         """The replayed commits, oldest first, those of the user's own among them."""
@@ -159,8 +153,7 @@ class Replay:
             "merge.renames": "true",
             "merge.directoryRenames": "conflict",
             "commit.gpgSign": "false",
-            "commit.cleanup": "verbatim" if args[0] != "--continue" else "strip",
-            "core.commentChar": "#",
+            "commit.cleanup": "verbatim",
             "rebase.updateRefs": "false",
             "rebase.missingCommitsCheck": "ignore",
             "rebase.instructionFormat": "%s",

@@ -110,6 +110,7 @@ def _move_as_json(move: Move, skipped: Sequence[str]) -> dict[str, Any]:
         "subject": move.subject,
         "fate": "conflict" if move.name in skipped else move.fate.name.lower(),
         "by_hand": move.by_hand,
+        "lost": move.lost,
         "drift": plain(move.drift),
         "upstream": plain(move.upstream),
     }
@@ -117,7 +118,7 @@ def _move_as_json(move: Move, skipped: Sequence[str]) -> dict[str, Any]:
 
 def _move_as_text(move: Move, skipped: Sequence[str]) -> list[str]:
     if move.name in skipped:
-        return [f"  {paint('conflict'.ljust(21), 'red')}{move.name}"]
+        return [f"  {paint('conflict'.ljust(22), 'red')}{move.name}"]
     word, colour = move.fate.value, _COLOURS[move.fate]
     if move.before is None:
         word = "added"
@@ -125,10 +126,12 @@ def _move_as_text(move: Move, skipped: Sequence[str]) -> list[str]:
         word = "dropped"
     elif move.by_hand:
         word = "resolved"
+    elif move.lost:
+        word, colour = "gone, and not landed", "red"
     if move.drift:
         word, colour = f"{word}, drifted", "yellow"
     renamed = f" -> {move.after.name}" if move.after and move.after.name != move.name else ""
-    return [f"  {paint(word.ljust(21), colour)}{move.name}{renamed}", *_who(move.upstream, " " * 23)]
+    return [f"  {paint(word.ljust(22), colour)}{move.name}{renamed}", *_who(move.upstream, " " * 24)]
 
 
 def _who(culprits: Sequence[Culprit], indent: str = "  ") -> list[str]:

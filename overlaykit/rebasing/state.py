@@ -32,6 +32,7 @@ class RebaseState:
     stopped: tuple[str, ...] = ()  # patches that did not fit at first
     seen: tuple[str, ...] = ()  # digests of drift and changed needs that the user was shown
     before: Mapping[str, str | None] = field(default_factory=dict)  # project file -> blob, once files are replaced
+    after: Mapping[str, str | None] = field(default_factory=dict)  # likewise, what replaced them
     version: int = VERSION
 
     def write(self, private: Path) -> None:
