@@ -143,7 +143,7 @@ def _apply(objects: Objects, patch: Patch, files: dict[str, Entry]) -> dict[str,
         _refuse_shadowing(patch, change, files)
         made = apply_hunks(data, change.hunks)
         if made is None or (blob_id(made) != change.new_blob if change.new_mode else made):
-            why = "Its index lines name other blobs than its hunks make: it was edited by hand."
+            why = "Its index lines name other blobs than its hunks make, or a hunk lacks context; someone edited it."
             raise FixTheProjectFile(
                 f"{patch.name}: the result differs from what the patch says.", why, "Export it again."
             )
@@ -156,11 +156,12 @@ def _refuse_shadowing(patch: Patch, change: FileChange, files: Mapping[str, Entr
     """A new file cannot lie where a folder is, or below a file, unless the same patch clears the way."""
     if change.old_mode:
         return
-    gone = {other.path for other in patch.files if not other.new_mode}
+    after = {other.path: other.new_mode for other in patch.files}
     parents = {parent.as_posix() for parent in PurePosixPath(change.path).parents}
-    taken = [path for path in files if path in parents or path.startswith(change.path + "/")]
-    if set(taken) - gone:
-        what = f"{patch.name}: {change.path} cannot be beside {min(set(taken) - gone)}."
+    near = [path for path in {**files, **after} if path in parents or path.startswith(change.path + "/")]
+    taken = [path for path in near if after.get(path, "stays")]
+    if taken:
+        what = f"{patch.name}: {change.path} cannot be beside {min(taken)}."
         raise RebaseThePatch(
             what, "One of them would have to be a file and a folder.", "Give the new file another name."
         )

@@ -20,11 +20,19 @@ from .errors import FixTheProjectFile
 EXPORT_AGAIN = "Write the patch again: git format-patch --full-index --no-renames --no-signature -1 COMMIT"
 
 _ENVELOPE = re.compile(r"From [0-9a-f]{40} ")
-_SUBJECT_PREFIX = re.compile(r"^(?:[\s:]|re:|\[[^\]]*\])+", re.IGNORECASE)
+_SPLITS_MAIL = re.compile(r"From .*[0-9].[0-9]{2}:[0-9]{2}")  # where `git am` sees the next mail start, and a bit more
+_ADDRESS = r"[^\s()<>@,:;?\"\\\udc80-\udcff]+"
+_FROM = re.compile(rf'([^()<>@,:;"\\]+|"(?:[^"\\]|\\.)+") <{_ADDRESS}@{_ADDRESS}>')
+_COMMENT = re.compile(r"\([^()<>@\"\\]*\)")
+_CRUD = re.compile(r"[\x00-\x20.,:;<>\"\\']*")  # git takes a name of nothing else for none
+_LONGEST_NAME = 60  # bytes; instead of a longer one git takes the address
+_DATE = re.compile(r"[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} (19[7-9]|20\d)\d \d\d:\d\d:\d\d [+-]([01]\d|2[0-3])[0-5]\d")
+_ENCODED_WORD = re.compile(r"=\?[\w-]+\?[bq]\?[^?\s]*\?=", re.IGNORECASE)
+_SUBJECT_PREFIX = re.compile(r"^(?:[ \t:]|re:|\[[^\]]*\])+", re.IGNORECASE)
 _IN_BODY_HEADER = re.compile(r">?from\b|date:|subject:|\[patch", re.IGNORECASE)
 _DIFF_STARTS = ("--- ", "+++ ", "@@ -", "diff -", "Index: ")
 TRAILER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*):[ \t]*(\S.*)")
-_SPACE = " \t\n\r\v\f"
+_SPACE = " \t\n\r"  # of git: no form feed, and no space of Unicode's
 
 
 @dataclass(frozen=True)
@@ -50,23 +58,39 @@ def read_mail(name: str, raw: bytes) -> Mail:
     """Read the mail of patch file `raw`; `name` is for messages. Raises FixTheProjectFile."""
     lines = _text(name, raw).split("\n")
     headers, at = _headers(name, lines)
-    author, address = parseaddr(headers["from"])
-    author = _decoded(name, author)
-    if not author or "@" not in address:
-        raise broken(name, 2, f"'From: {headers['from']}' is not of the form 'Name <address>'")
-    try:
-        zone = parsedate_to_datetime(headers["date"]).tzinfo
-    except (TypeError, ValueError):
-        zone = None
-    if zone is None:
-        raise broken(name, 3, f"'Date: {headers['date']}' is not a date with a time zone")
-    subject = " ".join(_SUBJECT_PREFIX.sub("", _decoded(name, headers["subject"])).split())
+    author, address = _author(name, headers["from"])
+    if not _is_date(headers["date"]):
+        raise broken(name, 3, f"'Date: {headers['date']}' is not a date with a time zone, as git writes it")
+    subject = _SUBJECT_PREFIX.sub("", _decoded(name, headers["subject"]))
+    subject = re.sub(f"[{_SPACE}]+", " ", subject).strip(" ")
     if not subject:
         raise broken(name, 4, "the subject is empty")
     body_end, diff_line = _find_diff(name, lines, at)
     message = stripspace([subject, "", *_body(name, lines, at, body_end)])
     body = message[len(subject) :].strip("\n")
     return Mail(author, address, headers["date"], subject, body, message, diff_line, MappingProxyType(_trailers(body)))
+
+
+def _author(name: str, value: str) -> tuple[str, str]:
+    """Name and address. What git would read in another way is refused."""
+    match = _FROM.fullmatch(value)
+    author, address = parseaddr(value)
+    author = _decoded(name, author)
+    # git looks for quotes and comments in an encoded name after it has decoded it.
+    unread, looked_at = ('<>@"\\(', _COMMENT.sub("", author)) if "=?" in value else ("<>@", author)
+    odd = any(letter in unread or letter < " " for letter in looked_at) or _CRUD.fullmatch(author)
+    if not match or odd or (author[0] == "(" and author[-1] == ")") or len(author.encode()) > _LONGEST_NAME:
+        why = f"git reads only plain names, of at most {_LONGEST_NAME} bytes, as they are."
+        raise broken(name, 2, f"'From: {value}' is not of the form 'Name <address>'", why)
+    return author, address
+
+
+def _is_date(value: str) -> bool:
+    try:
+        when = parsedate_to_datetime(value) if _DATE.fullmatch(value) else None
+    except (TypeError, ValueError):
+        return False
+    return when is not None and when.tzinfo is not None and when.timestamp() > 0
 
 
 def _text(name: str, raw: bytes) -> str:
@@ -92,12 +116,12 @@ def _headers(name: str, lines: list[str]) -> tuple[dict[str, str], int]:
             break
         key, colon, value = line.partition(":")
         if line[0] in " \t" and last:
-            headers[last] += " " + line.strip()
+            headers[last] += " " + line.strip(_SPACE)
         elif colon and re.fullmatch(r"[A-Za-z0-9-]+", key):
             last = key.lower()
             if last in headers:
                 raise broken(name, at + 1, f"the header '{key}' appears twice")
-            headers[last] = value.strip()
+            headers[last] = value.strip(_SPACE)
         else:
             raise broken(name, at + 1, f"not a mail header: {line!r}")
     for key in ("from", "date", "subject"):
@@ -112,11 +136,13 @@ def _headers(name: str, lines: list[str]) -> tuple[dict[str, str], int]:
 def _decoded(name: str, value: str) -> str:
     """RFC 2047 encoded words, as format-patch writes for names and subjects outside ASCII."""
     try:
-        value = str(make_header(decode_header(value)))
-        value.encode("utf-8")
-    except (HeaderParseError, LookupError, UnicodeError) as error:
+        decoded = str(make_header(decode_header(value)))
+        decoded.encode("utf-8")
+        if "\0" in decoded or not all(_ENCODED_WORD.fullmatch(word) for word in value.split() if "=?" in word):
+            raise ValueError("git reads that in another way")
+    except (HeaderParseError, LookupError, ValueError) as error:
         raise broken(name, 1, f"unreadable mail header {value!a}: {error}") from error
-    return value
+    return decoded
 
 
 def _find_diff(name: str, lines: list[str], at: int) -> tuple[int, int]:
@@ -132,18 +158,20 @@ def _find_diff(name: str, lines: list[str], at: int) -> tuple[int, int]:
     for i in range(start, len(lines)):
         if lines[i].startswith("diff --git "):
             return end, i + 1
+        if _SPLITS_MAIL.match(lines[i]):
+            raise broken(name, i + 1, "a second mail starts here", "One patch file holds one commit.")
         if lines[i].startswith(_DIFF_STARTS):
             raise broken(name, i + 1, f"looks like a diff, but no 'diff --git' precedes it: {lines[i]!r}")
     raise broken(name, len(lines), "the patch holds no diff")
 
 
 def _ends_message(line: str) -> bool:
-    return line.startswith(("diff -", "Index: ")) or bool(re.match(r"---(?:\s*$| \S)", line))
+    return line.startswith(("diff -", "Index: ")) or bool(re.match(r"---(?:[ \t]*$| [^ \t])", line))
 
 
 def _body(name: str, lines: list[str], at: int, end: int) -> list[str]:
     for number, line in enumerate(lines[at:end], at + 1):
-        if _ENVELOPE.match(line):
+        if _ENVELOPE.match(line) or _SPLITS_MAIL.match(line):
             raise broken(name, number, "a second mail starts here", "One patch file holds one commit.")
         try:
             line.encode("utf-8")

@@ -7,6 +7,7 @@ computes them, and whatever git writes must get the same id.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -140,7 +141,7 @@ def _clean(word: str) -> str:
 
 def _date(date: str) -> str:
     """ "seconds zone" as it is, or the date of a mail in that form."""
-    if date.split(" ")[0].isdigit():
+    if re.fullmatch(r"\d+ [+-]\d{4}", date):
         return date
     when = parsedate_to_datetime(date)
     return f"{int(when.timestamp())} {when:%z}"

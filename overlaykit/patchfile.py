@@ -88,13 +88,18 @@ class Patch:
 
 
 def apply_hunks(data: bytes, hunks: tuple[Hunk, ...]) -> bytes | None:
-    """`data` with the hunks at the very lines that they name; None where other lines stand there."""
+    """`data` with the hunks at the very lines that they name; None where other lines stand there.
+
+    As for git, a hunk without context at its end is one at the end of the file.
+    """
     lines = re.findall(r"[^\n]*\n|[^\n]+", data.decode("utf-8", "surrogateescape"))
+    length = len(lines)
     for hunk in reversed(hunks):
         start = hunk.old_start - (hunk.old_len > 0)
-        if tuple(lines[start : start + hunk.old_len]) != hunk.old_lines:
+        end = start + hunk.old_len
+        if tuple(lines[start:end]) != hunk.old_lines or (hunk.lines[-1][0] != " " and end != length):
             return None
-        lines[start : start + hunk.old_len] = hunk.new_lines
+        lines[start:end] = hunk.new_lines
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
@@ -178,6 +183,7 @@ def _stray(name: str, line: int, text: str) -> FixTheProjectFile:
     return broken(name, line, f"this line belongs to no hunk: {text.rstrip()[:60]!r}", why)
 
 
+_NO_NEWLINE = "\\ No newline at end of file"
 _HEADER_LINES = (
     ("paths", re.compile(r"diff --git (a/.+ b/.+)")),
     ("old_mode", re.compile(r"old mode (\d+)")),
@@ -221,7 +227,7 @@ def _read_hunk(name: str, first_line: int, lines: list[str], at: int, block: uni
     end = at + 1
     while end < len(lines) and (len(kept) < len(body) or lines[end].startswith("\\")):
         line = lines[end]
-        if line.startswith("\\") and kept:
+        if line.startswith(_NO_NEWLINE) and kept:
             kept[-1] = kept[-1].rstrip("\n")
         elif line[0] in " +-" and line.endswith("\n"):
             kept.append(line)
@@ -251,8 +257,9 @@ def _file_change(name: str, line: int, header: dict[str, str], hunks: tuple[Hunk
     check_modes(name, line, path, old_mode, new_mode)
     if (old_blob == NO_BLOB) != bool(created) or (new_blob == NO_BLOB) != bool(deleted):
         raise broken(name, line, f"{path}: the index line and 'new file' or 'deleted file' disagree")
-    if not hunks and ("target" in header or not (created or deleted)):
-        raise broken(name, line, f"{path}: no hunk follows")
+    named = {"source", "target"} & header.keys()
+    if len(named) != (2 if hunks else 0) or not (hunks or created or deleted):
+        raise broken(name, line, f"{path}: it needs '---', '+++' and a hunk")
     check_order(name, hunks)
     old_path, new_path = None if created else path, None if deleted else path
     return FileChange(line, old_path, new_path, old_blob, new_blob, old_mode, new_mode, hunks)

@@ -16,8 +16,9 @@ MODES = ("100644", "100755")
 def check_path(name: str, line: int, path: str) -> None:
     """Refuse paths that leave the tree or reach into .git; git refuses most of them too, but later."""
     for part in path.split("/"):
-        # Names that some file system takes for .git: other case, trailing dots or spaces, Windows short name.
-        if part in ("", ".", "..") or part.lower().rstrip(". ") in (".git", "git~1") or "\\" in part:
+        # Names that some file system takes for .git: other case, trailing dots or spaces, Windows short name,
+        # the streams of Windows.
+        if part in ("", ".", "..") or part.lower().partition(":")[0].rstrip(". ") in (".git", "git~1") or "\\" in part:
             raise broken(name, line, f"dangerous path: {path}", "It leaves the tree or reaches into .git.", "")
     if not path.isprintable():
         raise broken(name, line, f"path with unprintable characters: {path!r}")
@@ -35,6 +36,8 @@ def check_order(name: str, hunks: Sequence[Hunk]) -> None:
     """Hunks must not overlap, and the new start must follow from the old one: `git apply` trusts the new start."""
     end, shift = 0, 0
     for hunk in hunks:
+        if hunk.context_before == len(hunk.lines):
+            raise broken(name, hunk.line, f"{hunk.header}: this hunk changes nothing", "git am would refuse it.")
         old = hunk.old_start + (hunk.old_len == 0)
         new = hunk.new_start + (hunk.new_len == 0)
         if old <= end or new != old + shift:
