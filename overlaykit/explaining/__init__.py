@@ -1,6 +1,6 @@
 """Why a patch no longer fits, who did it, and what still fits but may not mean the same.
 
-conflict     one conflict: patch, place, culprits, what to do
+conflict     the conflicts of a rebase that stopped: patch, place, culprits, what to do (told: one of them, as text)
 regions      the merge made again, so that no marker in a file misleads (linemap: lines of one text in another)
 hints        what to do, in words
 culprits     the upstream commits that touched lines or removed files

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from ..enclosing import enclosing
 from ..gitrepo import Entry, Repo, decode
@@ -17,54 +16,11 @@ from . import hints
 from .culprits import Culprit, who_changed, who_removed, who_touched
 from .linemap import carry, printable, split_lines
 from .regions import Region, find_regions, marker_lines
+from .told import Conflict, Kind
 from .whereabouts import names_of, read_file, renamed_to
 
 _SHOWN = 8  # lines of an excerpt
 _FILES = ("100644", "100755")
-
-
-class Kind(Enum):
-    """What is in the way; the text is for people."""
-
-    CONTENT = "both changed these lines"
-    LINE_ENDS = "upstream converted the line ends"
-    DELETED_UPSTREAM = "upstream deleted the file"
-    RENAMED_UPSTREAM = "upstream renamed the file"
-    DELETED_BY_PATCH = "the patch deletes a file that upstream changed"
-    ADDED_BY_BOTH = "upstream has a file of this name too"
-    MODE = "upstream changed what kind of file it is"
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """One place where a patch does not merge. Excerpts are a few lines each, without line ends."""
-
-    patch: str  # file name
-    subject: str
-    why: str  # first paragraph of the patch's message
-    path: str  # as the index of the stopped rebase has it
-    kind: Kind
-    line: int  # of the `<<<<<<<` in the file in the worktree; 0: the whole file, or markers already edited
-    function: str  # what the lines belong to in upstream's version; empty at top level
-    upstream: tuple[str, ...]
-    base: tuple[str, ...]
-    patched: tuple[str, ...]
-    culprits: tuple[Culprit, ...]  # newest first; empty: no upstream commit, see the hint
-    hint: str
-
-    @property
-    def where(self) -> str:
-        at = f"{self.path}:{self.line}" if self.line else self.path
-        return f"{at} in {self.function}" if self.function else at
-
-    def __str__(self) -> str:
-        about = f"{self.patch} ({self.subject})" + (f"\n  wants: {self.why}" if self.why else "")
-        rows = [about, f"  {self.where}: {self.kind.value}"]
-        sides = (("upstream", self.upstream), ("before", self.base), ("the patch", self.patched))
-        if any(lines for _, lines in sides):
-            rows += [f"    {name + ':':<11}{text}" for name, lines in sides for text in lines or ("(nothing)",)]
-        rows += [f"  touched by {culprit}" for culprit in self.culprits]
-        return "\n".join([*rows, f"  {self.hint}"])
 
 
 @dataclass(frozen=True)
@@ -76,6 +32,7 @@ class _Stop:
     old: str
     new: str
     renames: Mapping[str, str]
+    left_out: Sequence[Patch] = ()
 
     def conflict(self, path: str, kind: Kind, hint: str, culprits: Sequence[Culprit] = ()) -> Conflict:
         patch = self.patch
@@ -91,6 +48,11 @@ class _Stop:
     def read(self, commit: str, path: str) -> bytes | None:
         return read_file(self.repo, commit, path)
 
+    def behind(self, path: str) -> list[str]:
+        """The patches that were left out and change this file."""
+        names = {path, self.before(path)}
+        return [patch.name for patch in self.left_out if names & {change.path for change in patch.files}]
+
 
 def why(patch: Patch) -> str:
     """The first paragraph of a patch's message that is not its trailers."""
@@ -99,12 +61,15 @@ def why(patch: Patch) -> str:
     return " ".join(prose[0].split()) if prose else ""
 
 
-def explain_conflicts(repo: Repo, patch: Patch, old: str, new: str) -> tuple[Conflict, ...]:
+def explain_conflicts(
+    repo: Repo, patch: Patch, old: str, new: str, left_out: Sequence[Patch] = ()
+) -> tuple[Conflict, ...]:
     """Every place where `patch` does not merge; `repo` is the worktree of a rebase that stopped at it.
 
-    `old` and `new` are the upstream commits (full ids) between which the series is carried.
+    `old` and `new` are the upstream commits (full ids) between which the series is carried; `left_out` are patches
+    before this one that were skipped.
     """
-    stop = _Stop(repo, patch, old, new, renamed_to(repo, old, new))
+    stop = _Stop(repo, patch, old, new, renamed_to(repo, old, new), left_out)
     conflicts: list[Conflict] = []
     for path, stages in sorted(_unmerged(repo).items()):
         conflicts += _explain(stop, path, stages)
@@ -125,6 +90,9 @@ def _explain(stop: _Stop, path: str, stages: Mapping[int, Entry]) -> list[Confli
     blobs = stop.repo.read_blobs(entry.id for entry in stages.values() if entry.mode in _FILES)
     texts = {number: blobs.get(entry.id) for number, entry in stages.items()}
     base, upstream, patched = (texts.get(number) for number in (1, 2, 3))
+    behind = stop.behind(path)
+    if behind and 1 in stages and stop.read(stop.old, stop.before(path)) is None:  # one of these makes the file
+        return [stop.conflict(path, Kind.LEFT_OUT, hints.left_out(behind))]
     if any(entry.mode not in _FILES for entry in stages.values()):
         return [stop.conflict(path, Kind.MODE, hints.KIND_OF_FILE, _changed_file(stop, path))]
     if set(stages) == {1, 3}:
@@ -199,14 +167,17 @@ def _region(
     function = enclosing(path, split_lines(upstream), max(1, region.first))
     culprits = _culprits(stop, path, committed, region)
     hint = hints.content(stop.repo, stop.new, path, base, upstream, region)
-    if not culprits:
+    kind, behind = Kind.CONTENT, stop.behind(path)
+    if not culprits and behind:
+        kind, hint = Kind.LEFT_OUT, hints.left_out(behind)
+    elif not culprits:
         earlier = hints.earlier_patches(stop.repo, stop.new, path, region.first, region.last)
         culprits = () if earlier else _changed_file(stop, path)
-        hint += " " + (earlier or hints.WHOLE_FILE)
+        hint += " " + earlier if earlier else " " + hints.WHOLE_FILE if culprits else ""
     if stop.before(path) != path:
         hint = f"Upstream renamed {stop.before(path)} to {path}. {hint}"
     return replace(
-        stop.conflict(path, Kind.CONTENT, hint, culprits),
+        stop.conflict(path, kind, hint, culprits),
         line=line,
         function=function,
         upstream=_excerpt(region.upstream),

@@ -12,7 +12,7 @@ from ..patchfile import Hunk
 from .culprits import describe, touched_by
 from .linemap import carry, printable, split_lines
 from .regions import Region
-from .whereabouts import Place, moved_lines, telling
+from .whereabouts import moved_lines, telling
 
 KIND_OF_FILE = (
     "Upstream made a symbolic link or a submodule of this file, or took one away. Find what replaces the file, and "
@@ -23,6 +23,11 @@ FOLDER = "Upstream has a folder of this name now: its files hold what this file 
 MARKERS = "Search the file for <<<<<<< and read each place: the two sides changed lines close to each other."
 WHOLE_FILE = "Which commit did it cannot be told from the lines alone; all that touched the file are named."
 NO_FILE = "Upstream has no such file any more, and the patch changes nothing in it: git rm it."
+
+
+def left_out(patches: Sequence[str]) -> str:
+    which = f"{' and '.join(patches)} {'were' if len(patches) > 1 else 'was'}"
+    return f"No upstream commit did this: {which} left out. Fit that first, and look here again."
 
 
 def deleted_by_patch(path: str, old: str, new: str) -> str:
@@ -134,20 +139,21 @@ def content(repo: Repo, new: str, path: str, base: bytes, upstream: bytes, regio
         around = f", and put new lines around or between them ({_quoted(extra)})" if extra else ""
         indented = f"Upstream kept these lines, but indented them anew{_by_how_much(was, ours)}{around}."
         return f"{indented} {_redo(added, removed)}"
-    left = [line for line in _stripped(removed or was) if line and line in _stripped(text)]
-    if not left:
-        places = [
-            place for place in moved_lines(repo, new, removed, _kind(path)) or moved_lines(repo, new, was, _kind(path))
-        ]
+    there, before = _stripped(text), _stripped(split_lines(base))
+    empty = not any(line.strip() for line in ours)
+    left = [line for line in _stripped(removed or was) if line and line in there]
+    if not left or (empty and all(there.count(line) >= before.count(line) for line in left)):
+        places = moved_lines(repo, new, removed, _kind(path)) or moved_lines(repo, new, was, _kind(path))
         if places:
-            return f"Upstream moved these lines: they are now in {_listed(places)}. Make the patch's change there."
+            listed = " or ".join(map(str, places))
+            return f"Upstream moved these lines: they are now in {listed}. Make the patch's change there."
     if _neighbours(was, ours, wanted):
         theirs_added, theirs_removed = _changes(was, ours)
         verb = "changed" if theirs_added and theirs_removed else "removed" if theirs_removed else "added"
         what = f"{verb} {_quoted(theirs_removed or theirs_added)}"
         return f"Upstream {what} beside the patch's lines, not the lines themselves. Keep both changes."
     moved = _renamed_function(path, base, was, text, region)
-    if not any(line.strip() for line in ours):
+    if empty:
         return f"{moved}Upstream removed these lines. Read the commit for why; {_if_needed(added)}"
     new_lines, old_lines = _changes(was, ours)
     did = [f"removed {_quoted(old_lines)}"] if old_lines else []
@@ -234,10 +240,6 @@ def _quoted(lines: Sequence[str]) -> str:
     shown = printable((telling(real) or real)[0])
     more = f" (and {len(real) - 1} more)" if len(real) > 1 else ""
     return f"`{shown if len(shown) <= 80 else shown[:79] + '…'}`{more}"
-
-
-def _listed(places: Sequence[Place]) -> str:
-    return " or ".join(str(place) for place in places)
 
 
 def _kind(path: str) -> str:

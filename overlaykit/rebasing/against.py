@@ -9,6 +9,7 @@ from pathlib import Path
 from ..explaining.conflict import Conflict, explain_conflicts
 from ..gitrepo import Repo
 from ..partial import fetch_absent, is_partial
+from ..patchfile import Patch
 from ..plan import Request, build_project, has_pin
 from ..ports.ports import check_ports
 from ..project import Project, read_project
@@ -46,8 +47,10 @@ def check_against(request: Request) -> RebaseReport:
         moves = compare_moves(repo, course, project.series, replay.result(), skipped, scratch / "clean", look)
         tip = replay.repo.line("rev-parse", "HEAD")
         ports = check_ports(repo, course.tip, tip, project.overlay, project.rules, course.old, course.new)
+        # Without the patches that were left out, more is missing than upstream took away.
+        ports = tuple(port for port in ports if port.culprits or not skipped)
         fits = not (conflicts or ports or any(move.drift or move.lost for move in moves))
-        notes = ("patches behind a conflict were tried without the patch that conflicts",) if skipped else ()
+        notes = ("patches behind a conflict, and what overlay/ needs, were tried without the patch that conflicts",)
         return RebaseReport(
             "check",
             RebaseOutcome.FITS if fits else RebaseOutcome.FITS_NOT,
@@ -59,7 +62,7 @@ def check_against(request: Request) -> RebaseReport:
             conflicts=conflicts,
             ports=ports,
             skipped=skipped,
-            notes=notes,
+            notes=notes if skipped else (),
         )
 
 
@@ -85,12 +88,12 @@ def _with_worktree(repo: Repo, project: Project, folder: Path) -> Repo:
 
 
 def _replay_all(replay: Replay, project: Project) -> tuple[tuple[str, ...], tuple[Conflict, ...]]:
-    skipped: list[str] = []
+    skipped: list[Patch] = []
     conflicts: list[Conflict] = []
     replay.start()
     while replay.at_work:
         patch = project.series[replay.patch]
-        conflicts += explain_conflicts(replay.repo, patch, replay.course.old, replay.course.new)
-        skipped.append(patch.name)
+        conflicts += explain_conflicts(replay.repo, patch, replay.course.old, replay.course.new, skipped)
+        skipped.append(patch)
         replay.skip()
-    return tuple(skipped), tuple(conflicts)
+    return tuple(patch.name for patch in skipped), tuple(conflicts)

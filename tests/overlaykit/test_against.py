@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from test_rebase import DRIFTED, REWRITTEN, project_files, upstream_commits
-from toys import Toy, git, snapshot
+from toys import EVAL_YAML, PATCHES, Toy, git, snapshot
 
 
 def untouched(toy: Toy) -> dict[str, object]:
@@ -32,6 +32,25 @@ def test_every_patch_is_tried_also_behind_one_that_conflicts(applied: Toy) -> No
     (conflict,) = done.json["conflicts"]
     assert (conflict["function"], conflict["culprits"][0]["commit"]) == ("BaseModel.device", culprit)
     assert untouched(applied) == before
+
+
+def test_what_a_patch_that_was_left_out_would_have_made_is_not_upstreams_doing(toy: Toy) -> None:
+    later = {"minigpt4/hook.py": b"HOOK = False\n", "demo.py": b"print('more')\n"}
+    toy.make_patches([*PATCHES, ("Change the hook", later)])
+    toy.apply("lock")
+    toy.apply()
+    yaml = EVAL_YAML.replace(b"arch: minigpt4  # the architecture", b"arch: minigpt5")
+    culprit = upstream_commits(toy, "Name the fifth", {"eval_configs/eval.yaml": yaml})
+    facts = toy.run("check", "--against", "main", "--json").json
+    assert [row["fate"] for row in facts["patches"]] == ["same", "conflict", "conflict"]
+    theirs, *others = facts["conflicts"]
+    assert (theirs["kind"], theirs["culprits"][0]["commit"]) == ("content", culprit)
+    assert [(each["path"], each["kind"], each["culprits"]) for each in others] == [
+        ("demo.py", "left_out", []),
+        ("minigpt4/hook.py", "left_out", []),
+    ]
+    assert all("0002-Drop-what-is-old.patch was left out" in each["hint"] for each in others)
+    assert facts["ports"] == []  # model.encoder is missing for want of that patch
 
 
 def test_drift_does_not_fit(applied: Toy) -> None:

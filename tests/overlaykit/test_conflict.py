@@ -155,6 +155,17 @@ def test_lines_that_moved_to_another_function(future: Future) -> None:
     assert subjects(conflict) == ["Put amp into a function"]
 
 
+def test_a_method_that_moved_within_the_file(future: Future) -> None:
+    start, end = MODEL.index(b"    def maybe_autocast"), MODEL.index(b"    def load")
+    behind = b"\n\nclass Autocast:\n" + MODEL[start:end].rstrip(b"\n") + b"\n"
+    future.upstream("Give autocast a class", {PATH: MODEL[:start] + MODEL[end:] + behind})
+    (conflict,) = explain(future, {PATH: PATCHED})
+    assert subjects(conflict) == ["Give autocast a class"]
+    assert conflict.hint.startswith(
+        "Upstream moved these lines: they are now in model/base.py:23 in Autocast.maybe_autocast. Make the patch's"
+    )
+
+
 def test_an_indented_block_is_called_so(future: Future) -> None:
     old = b"        if enable:\n            return torch.cuda.amp.autocast(dtype=dtype)\n"
     new = b"        with self.lock:\n" + old.replace(b"        if", b"            if").replace(
