@@ -74,8 +74,9 @@ def build(
     files = repo.tree(base)
     objects = Objects(repo, scratch)
     objects.know([*_old_blobs(series), *(files[path].id for path in rules.files if path in files)])
-    parent, date = base, _date_of(repo, base)
-    objects.start(files)
+    tree, date = _tree_and_date(repo, base)
+    objects.start(files, tree)
+    parent = base
 
     patches = []
     for patch in series:
@@ -107,11 +108,11 @@ def _write_settings(settings: Mapping[str, str]) -> str:
     return "".join(f"Setting: {name} = {json.dumps(settings[name])}\n" for name in sorted(settings))
 
 
-def _date_of(repo: Repo, commit: str) -> str:
-    """The committer's "seconds zone": commits without a date of their own take that of the base."""
+def _tree_and_date(repo: Repo, commit: str) -> tuple[str, str]:
+    """And the committer's "seconds zone": commits without a date of their own take that of the base."""
     header = repo.line("cat-file", "commit", commit).partition("\n\n")[0]
-    fields = dict(row.split(" ", 1) for row in header.split("\n") if row.startswith("committer "))
-    return fields["committer"].rpartition("> ")[2]
+    fields = dict(row.split(" ", 1) for row in header.split("\n") if row.startswith(("tree ", "committer ")))
+    return fields["tree"], fields["committer"].rpartition("> ")[2]
 
 
 def _absent(path: str) -> ReachTheUpstream:

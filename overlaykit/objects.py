@@ -49,10 +49,13 @@ class Objects:
         self._known: dict[str, bytes] = {}  # read from the repository
         self._root = _Folder()
 
-    def start(self, files: Mapping[str, Entry]) -> None:
-        """The files of a tree that the repository has; its trees need not be written."""
-        self.tree(files)
-        self._trees.clear()
+    def start(self, files: Mapping[str, Entry], tree: str) -> None:
+        """The files of `tree`, which the repository has, so that nothing of it need be written.
+
+        All is where `tree` is not as git writes trees: other tools left empty folders in some, and modes like 040000.
+        """
+        if self.tree(files) == tree:
+            self._trees.clear()
 
     def know(self, ids: Sequence[str]) -> None:
         """Read these blobs at once, so that `read` need not ask for each. Those that are absent stay so."""

@@ -181,3 +181,19 @@ def test_unicode_and_spaces_in_names_and_messages(toy: Toy) -> None:
     assert "Grüße 你好" in toy.apply().out
     assert toy.dirty() == []
     assert subprocess.run(["git", "-C", str(toy.workspace), "fsck", "--no-dangling"], capture_output=True).stdout == b""
+
+
+def test_an_upstream_whose_trees_git_would_write_otherwise(toy: Toy, tmp_path: Path) -> None:
+    """An empty folder: no file tells of it, so the tree around it gets another id."""
+    empty = git(toy.upstream, "mktree", stdin=b"").decode().strip()
+    blob = git(toy.upstream, "rev-parse", f"{toy.pin}:demo.py").decode().strip()
+    listed = f"100644 blob {blob}\tonly.py\n040000 tree {empty}\tempty\n"
+    inner = git(toy.upstream, "mktree", stdin=listed.encode()).decode().strip()
+    listed = git(toy.upstream, "ls-tree", toy.pin).decode() + f"040000 tree {inner}\tother\n"
+    tree = git(toy.upstream, "mktree", stdin=listed.encode()).decode().strip()
+    toy.pin = git(toy.upstream, "commit-tree", tree, "-p", "HEAD", stdin=b"odd\n").decode().strip()
+    toy.write_pin()
+    result = built(toy, tmp_path / "scratch")
+    done = subprocess.run(["git", "-C", str(toy.upstream), "fsck", result.config.id], capture_output=True, text=True)
+    assert "missing" not in done.stdout + done.stderr
+    assert "other/only.py" in Repo(toy.upstream / ".git").tree(result.config.id)
