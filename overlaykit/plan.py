@@ -87,7 +87,7 @@ def make_plan(
             mine[edit.path] = wanted
     found = survey(repo, changes_between(committed, new), index, frozenset(mine))
     if not request.force:
-        _refuse_losing(workspace, state, target, found)
+        _refuse_losing(workspace, state, target, found, objects)
     replaced = {obstacle.path for obstacle in found.obstacles}
     writes = {
         edit.path: Rewrite(edit.mine, mine[edit.path])
@@ -153,9 +153,11 @@ def refuse_obstacles(workspace: Workspace, found: Survey) -> None:
         )
 
 
-def _refuse_losing(workspace: Workspace, state: State, target: str, found: Survey) -> None:
+def _refuse_losing(workspace: Workspace, state: State, target: str, found: Survey, objects: Repo) -> None:
     refuse_obstacles(workspace, found)
-    if own_commits(workspace.repo, state, target):
+    trees = objects.resolve(f"{state.branch}^{{tree}}", f"{target}^{{tree}}")
+    # Where the files are the same, the project has those commits: an export was killed before it moved the branch.
+    if own_commits(workspace.repo, state, target) and trees[0] != trees[1]:
         made = "has commits of yours" if state.tip else "exists, and apply.py did not make it"
         raise SaveYourWork(
             f"Branch overlay in {workspace.folder} {made}; nothing was changed.",

@@ -138,3 +138,20 @@ def test_killed_while_the_files_are_replaced_and_undone(prepared: Toy, expected:
         if undo_install(toy.project):
             assert (patches(toy), overlay(toy)) == old
             finished(toy, expected)
+
+
+def test_apply_does_what_a_killed_export_left(prepared: Toy, expected: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project has the commits by then, so nobody is asked for --force; they are kept all the same."""
+    mine = prepared.git("rev-parse", "overlay")
+    with monkeypatch.context() as patched:
+        patched.setattr("overlaykit.exporting.export.move_on", killed_here)
+        assert prepared.run("export").code == 130
+    assert f"branch my-work {mine}" in prepared.apply().out
+    assert result(prepared) == expected
+    assert prepared.git("for-each-ref", "--contains", mine, "refs/overlay/backup/")
+    assert "Nothing to do" in prepared.apply().out
+    assert "Nothing to export" in prepared.apply("export").out
+
+
+def killed_here(*args: object) -> None:
+    raise KeyboardInterrupt
