@@ -65,6 +65,11 @@ class GitResult:
 MINIMUM = (2, 32)  # the first that lets GIT_CONFIG_GLOBAL replace the user's configuration
 
 
+def quoted(text: str | bytes) -> bytes:
+    """As git reads it in configuration files and in lists of object folders; it may hold anything but NUL."""
+    return b'"%s"' % os.fsencode(text).replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+
+
 def git_version() -> tuple[int, int]:
     """E.g. (2, 39)."""
     return _numbers(_version())

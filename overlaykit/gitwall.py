@@ -16,7 +16,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from .gitrun import execute, isolated
+from .gitrun import execute, isolated, quoted
 from .tempfolder import temporary_folder
 
 _FACTS = re.compile(
@@ -65,8 +65,7 @@ def _configuration(git_dir: Path) -> bytes:
         key, given, value = row.partition(b"\n")
         if _FACTS.fullmatch(key):
             section, _, name = key.partition(b".")
-            quoted = value.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
-            lines.append(b'[%s]\n\t%s = "%s"\n' % (section, name, quoted if given else b"true"))
+            lines.append(b"[%s]\n\t%s = %s\n" % (section, name, quoted(value) if given else b"true"))
     return b"".join(lines)
 
 

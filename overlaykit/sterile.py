@@ -10,23 +10,19 @@ import shutil
 from pathlib import Path
 
 from .gitrepo import Repo, encode
+from .gitrun import quoted
 
 
 def sterile(repo: Repo, folder: Path) -> Repo:
     """A new bare repository in the empty `folder`, which must exist; new objects stay there."""
     shared = repo.line("rev-parse", "--path-format=absolute", "--git-path", "objects")
     shallow = Path(repo.line("rev-parse", "--path-format=absolute", "--git-path", "shallow"))
-    more = dict(repo.variables).get("GIT_ALTERNATE_OBJECT_DIRECTORIES", "")
+    more = dict(repo.variables).get("GIT_ALTERNATE_OBJECT_DIRECTORIES", "")  # quoted
     clean = Repo(folder)
     clean.git("init", "--bare", "--quiet", "--template=", "--initial-branch=none")
-    # One path a line, quoted, for a path may hold anything.
-    rows = b"".join(b'"%s"\n' % _quoted(path) for path in (shared, *more.split(":")) if path)
+    rows = b"%s\n%s\n" % (quoted(shared), encode(more))
     (folder / "objects" / "info").mkdir(exist_ok=True)
     (folder / "objects" / "info" / "alternates").write_bytes(rows)
     if shallow.exists():  # which parents are missing is a fact about the objects
         shutil.copyfile(shallow, folder / "shallow")
     return clean
-
-
-def _quoted(path: str) -> bytes:
-    return encode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")

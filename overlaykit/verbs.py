@@ -9,7 +9,8 @@ from .backup import how_to_restore, save
 from .build import Commit
 from .carry import carry_out, exchange, recover_first, refs_of
 from .errors import FixTheCommand
-from .gitrepo import Repo
+from .gitrepo import Repo, decode
+from .gitrun import quoted
 from .journal import Head, Journal
 from .partial import fetch_missing
 from .plan import (
@@ -140,6 +141,10 @@ def revert(request: Request) -> Report:
             return _report("revert", Outcome.NOTHING_TO_DO, workspace, project, notes)
         repo = workspace.repo
         target = _previous(repo, project)
+        elsewhere = workspace.elsewhere(target.branch, head.branch) if target.branch else ()
+        if elsewhere:
+            notes += (f"{target.branch} is checked out in {elsewhere[0]}, so HEAD is detached at its commit",)
+            target = Head(target.commit, None)
         old, new, index = repo.tree(head.commit), repo.tree(target.commit or ""), read_index(repo)
         found = survey(repo, changes_between(old, new), index, frozenset())
         if not request.force:
@@ -185,7 +190,7 @@ def _quarantine(repo: Repo, project: Project, request: Request, scratch: Path) -
     objects = scratch / "objects"
     objects.mkdir()
     shared = repo.line("rev-parse", "--path-format=absolute", "--git-path", "objects")
-    apart = repo.having(GIT_OBJECT_DIRECTORY=str(objects), GIT_ALTERNATE_OBJECT_DIRECTORIES=shared)
+    apart = repo.having(GIT_OBJECT_DIRECTORY=str(objects), GIT_ALTERNATE_OBJECT_DIRECTORIES=decode(quoted(shared)))
     with (scratch / "fetch-lock").open("wb") as lock:
         fetch_missing(apart, project.upstream, addresses(project.upstream, request.upstream), lock, request.say)
     return apart

@@ -19,7 +19,7 @@ from .backup import how_to_restore
 from .build import read_settings
 from .errors import FixTheCommand, SaveYourWork, TryAgain
 from .gitrepo import Repo, decode
-from .gitrun import execute, isolated
+from .gitrun import execute, isolated, quoted
 from .journal import Head, Journal, read_journal, write_file
 from .recover import read_head
 from .report import how_to_call
@@ -143,14 +143,19 @@ class Workspace:
             what = f"A run in {self.folder} was interrupted, so nothing was checked."
             raise TryAgain(what, fix=f"Let {how_to_call()} finish or undo it.")
 
+    def elsewhere(self, branch: str, here: str | None) -> list[str]:
+        """Other worktrees of the same repository where `branch` is checked out; `here` is the branch of this one."""
+        if not any((self.repo.git_dir / name).exists() for name in ("worktrees", "commondir")):
+            return []
+        blocks = self.repo.line("worktree", "list", "--porcelain").split("\n\n")
+        holders = [rows[0].partition(" ")[2] for rows in (b.split("\n") for b in blocks) if f"branch {branch}" in rows]
+        others = [path for path in holders if Path(path).resolve() != self.folder]
+        return others if len(holders) > (here == branch) else []
+
     def refuse_second_worktree(self, state: State) -> None:
         """Raise SaveYourWork where branch overlay is checked out in another worktree of the same repository."""
-        if not any((self.repo.git_dir / name).exists() for name in ("worktrees", "commondir")):
-            return
-        blocks = self.repo.line("worktree", "list", "--porcelain").split("\n\n")
-        holders = [rows[0].partition(" ")[2] for rows in (b.split("\n") for b in blocks) if f"branch {BRANCH}" in rows]
-        others = [path for path in holders if Path(path).resolve() != self.folder]
-        if len(holders) > (state.head.branch == BRANCH) and others:
+        others = self.elsewhere(BRANCH, state.head.branch)
+        if others:
             raise SaveYourWork(
                 f"Branch overlay is checked out in {others[0]}, another worktree of the same repository.",
                 "Worktrees share their branches: moved here, the branch would no longer fit the files there.",
@@ -169,6 +174,9 @@ def open_workspace(folder: Path) -> Workspace | None:
         return None
     if not folder.is_dir():
         raise FixTheCommand(f"{folder} is not a folder.", fix="Choose another --workspace.")
+    if "\n" in str(folder):
+        why = "git reads lists of paths line by line."
+        raise FixTheCommand(f"The path {str(folder)!r} holds a line break.", why, "Choose another --workspace.")
     if not os.path.lexists(folder / ".git"):
         raise FixTheCommand(
             f"{folder} holds files but no .git of its own.",
@@ -186,12 +194,12 @@ def _find_git_dir(folder: Path) -> Path:
             # Before git 2.38 safe.directory only counts in a file, so give it one that holds nothing else.
             trusted = _safe_directories(folder)
             config = scratch / "config"
-            quoted = (path.replace("\\", "\\\\").replace('"', '\\"') for path in trusted)
-            config.write_text("[safe]\n" + "".join(f'directory = "{path}"\n' for path in quoted), encoding="utf-8")
+            config.write_bytes(b"[safe]\n" + b"".join(b"directory = %s\n" % quoted(path) for path in trusted))
             environment["GIT_CONFIG_GLOBAL"] = str(config)
-        result = execute(["rev-parse", "--absolute-git-dir"], folder, environment)
-    if result.status == 0:
-        return Path(decode(result.output).rstrip("\n"))
+        result = execute(["rev-parse", "--absolute-git-dir", "--show-prefix"], folder, environment)
+    found, _, prefix = decode(result.output)[:-1].rpartition("\n")
+    if result.status == 0 and not prefix:  # a ceiling does not hold where the path has a colon
+        return Path(found)
     if _owned_by_others(folder):
         raise FixTheCommand(
             f"{folder} belongs to another user.",

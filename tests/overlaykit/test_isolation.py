@@ -334,37 +334,6 @@ def test_a_workspace_of_another_user(toy: Toy, tmp_path: Path, expected: dict[st
     assert toy.spawn(env={"HOME": str(tmp_path)}).code == 2
 
 
-def test_a_linked_worktree_as_workspace(toy: Toy) -> None:
-    main = toy.folder / "main-clone"
-    git(toy.folder, "clone", "-q", str(toy.upstream), str(main))
-    git(main, "worktree", "add", "-q", "--detach", str(toy.workspace))
-    before = snapshot(main, inside_git=False)
-    toy.apply()
-    assert toy.read("run_predict.py")
-    toy.apply("revert")
-    assert snapshot(main, inside_git=False) == before
-
-
-def test_two_worktrees_of_one_repository_are_not_mixed_up(applied: Toy) -> None:
-    first, second = applied.workspace, applied.folder / "second"
-    applied.git("worktree", "add", "-q", "--detach", str(second), "main")
-    applied.workspace = second
-    before = snapshot(applied.folder)
-    for verb in ("check", "apply"):
-        done = applied.run(verb, "--set", "model_path=/other")
-        assert (done.code, f"revert --workspace {first}" in done.err) == (3, True)
-    assert snapshot(first, inside_git=False) == {
-        name.split("/", 1)[1]: seen
-        for name, seen in before.items()
-        if name.startswith(f"{first.name}/") and not f"{name}/".startswith(f"{first.name}/.git/")
-    }
-    applied.workspace = first
-    applied.apply("--set", "model_path=/other")  # where it is checked out it goes on
-    applied.apply("revert")
-    applied.workspace = second
-    applied.apply()
-
-
 def test_a_missing_git_is_said(toy: Toy, tmp_path: Path) -> None:
     done = toy.spawn(env={"PATH": str(tmp_path)})
     assert (done.code, "git was not found" in done.err) == (2, True)
