@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
+from ..explaining.conflict import Conflict, Kind
 from ..report import how_to_call
 from .replay import Replay
 
@@ -24,15 +26,14 @@ def what_to_type(replay: Replay, workspace: Path) -> tuple[str, ...]:
 
 
 def after_reading(replay: Replay, workspace: Path) -> tuple[str, ...]:
-    """After drift."""
+    """After drift. One command only is none of the comments: people paste blocks."""
     return (
         "# When it is all still right (the decision is recorded in the patches):",
         how_to("rebase --continue --accept-drift", workspace),
-        "# Or change overlay/ here, or a patch there (git commit --fixup, git rebase -i --autosquash), and then:",
+        "# Or first change overlay/ here, or a patch there (git commit --fixup, git rebase -i --autosquash):",
         f"#   cd {quote(str(replay.repo.worktree))}",
-        how_to("rebase --continue", workspace),
-        "# Or give up:",
-        how_to_abort(workspace),
+        f"#   {how_to('rebase --continue', workspace)}",
+        f"# Or give up: {how_to_abort(workspace)}",
     )
 
 
@@ -41,9 +42,17 @@ def after_changes(workspace: Path) -> tuple[str, ...]:
     return (
         "# Change overlay/ or configs/paths.yaml in this project as said above, and then:",
         how_to("rebase --continue", workspace),
-        "# Or give up:",
-        how_to_abort(workspace),
+        f"# Or give up: {how_to_abort(workspace)}",
     )
+
+
+def about_line_ends(conflicts: Sequence[Conflict]) -> tuple[str, ...]:
+    """What the hints of a merge cannot know."""
+    names = dict.fromkeys(conflict.patch for conflict in conflicts if conflict.kind is Kind.LINE_ENDS)
+    why = (
+        "patches are mails, which hold no CRLF: a patch for such lines cannot be written. Ask upstream to convert back,"
+    )
+    return tuple(f"{name}: {why} or give the patch up and do its work from overlay/" for name in names)
 
 
 def how_to_abort(workspace: Path) -> str:

@@ -17,6 +17,7 @@ from ..sources import addresses, clone_into
 from ..sterile import sterile
 from ..tempfolder import temporary_folder
 from ..workspace import open_workspace
+from .advice import about_line_ends
 from .moves import compare_moves
 from .onto import find_onto, refuse_patched
 from .replay import Replay, plan_course
@@ -62,7 +63,7 @@ def check_against(request: Request) -> RebaseReport:
             conflicts=conflicts,
             ports=ports,
             skipped=skipped,
-            notes=notes if skipped else (),
+            notes=(*about_line_ends(conflicts), *(notes if skipped else ())),
         )
 
 

@@ -11,9 +11,9 @@ from ..errors import FixTheProjectFile, RebaseThePatch
 from ..explaining.culprits import Culprit, renamed_to, who_touched
 from ..explaining.drift import Drift, accepted, find_drift, record
 from ..explaining.fate import Fate, fate
-from ..explaining.linemap import split_lines
 from ..fit import find_lines
 from ..gitrepo import Repo
+from ..lines import split_lines
 from ..patchfile import Patch, parse_patch
 from ..patchwrite import file_name, write_patch
 from ..sterile import sterile

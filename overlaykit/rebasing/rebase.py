@@ -17,7 +17,7 @@ from ..plan import Request, build_project, compare_with_lock, has_pin, refuse_ot
 from ..project import read_project
 from ..sources import addresses, clone, fetch
 from ..workspace import Workspace, open_workspace
-from .advice import how_to, how_to_abort, what_to_type
+from .advice import about_line_ends, how_to, how_to_abort, what_to_type
 from .finish import conclude, give_up, swap_in
 from .job import Job
 from .onto import find_onto, refuse_patched
@@ -156,4 +156,5 @@ def _stop(job: Job, state: RebaseState, replay: Replay) -> RebaseReport:
     patch = job.project.series[replay.patch]
     conflicts = explain_conflicts(replay.repo, patch, state.course.old, state.course.new)
     typed = what_to_type(replay, job.workspace.folder)
-    return job.report(RebaseOutcome.CONFLICT, state, conflicts=conflicts, next=typed)
+    notes = about_line_ends(conflicts)
+    return job.report(RebaseOutcome.CONFLICT, state, conflicts=conflicts, next=typed, notes=notes)
