@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toys import ROOT, Toy, git, snapshot
+from toys import ROOT, Toy, git, heed_interrupts, snapshot
 
 from overlaykit.sources import CLONING
 
@@ -257,7 +257,9 @@ def test_an_interrupted_clone_leaves_nothing_and_restarts(toy: Toy, tmp_path: Pa
     (tmp_path / "git").chmod(0o755)
     command = [sys.executable, str(ROOT / "apply.py"), *toy.arguments()]
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=env, start_new_session=True, preexec_fn=heed_interrupts, stderr=subprocess.PIPE, text=True
+    )
     while not (tmp_path / "cloning").exists():
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the whole group

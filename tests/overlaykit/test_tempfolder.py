@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toys import ROOT, Toy
+from toys import ROOT, Toy, heed_interrupts
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def kill_during_check(toy: Toy, temporary: Path, tmp_path: Path, how: signal.Sig
     (programs / "git").chmod(0o755)
     env = {**os.environ, "TMPDIR": str(temporary), "PATH": f"{programs}:{os.environ['PATH']}"}
     command = [sys.executable, str(ROOT / "apply.py"), *toy.arguments("check", "--set", "model_path=/other")]
-    run = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=heed_interrupts)
     while not (tmp_path / "there").exists():
         assert run.poll() is None
         time.sleep(0.01)

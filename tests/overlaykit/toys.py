@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -184,6 +185,11 @@ class Toy:
     def dirty(self) -> list[str]:
         """What the user's own `git status` shows, ignored files included."""
         return self.git("status", "--porcelain", "--ignored", "-uall").split("\n") if self.git("status", "-s") else []
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: tests that run in the background ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def git_init(folder: Path) -> None:
