@@ -18,6 +18,7 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     project     patches/, overlay/, configs/ read together
     patchfile   one patch, read strictly; the only importer of unidiff (mail: its header, patchrules: what is refused)
     series      patches/series
+    lines       text as git sees it, and the lines that a hunk changes
     fit         why a patch does not fit (enclosing: in which function; nearest: did you mean …;
                 names: folders, and names that are one elsewhere)
     configs     rules and edits that touch only a value's own characters (yamltext: the characters)

@@ -8,7 +8,6 @@ plus one rule of ours: the file must be the very one the patch was made from, be
 from __future__ import annotations
 
 import difflib
-import re
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 from .enclosing import enclosing
 from .gitrepo import blob_id
+from .lines import split_lines
 from .nearest import nearest
 from .patchfile import FileChange, Hunk, Patch
 
@@ -94,7 +94,7 @@ def _where_it_went(path: str, paths: Sequence[str]) -> str:
 
 
 def _explain_file(patch: Patch, change: FileChange, data: bytes) -> list[Misfit]:
-    lines = re.findall(r"[^\n]*\n|[^\n]+", data.decode("utf-8", "surrogateescape"))
+    lines = split_lines(data)
     misfits = []
     for number, hunk in enumerate(change.hunks, 1):
         explained = _explain_hunk(change.path, lines, hunk)

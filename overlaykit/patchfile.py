@@ -17,6 +17,7 @@ import unidiff
 
 from .errors import FixTheProjectFile
 from .gitrepo import NO_BLOB, on_disk
+from .lines import split_lines
 from .mail import broken, read_mail
 from .patchrules import check_modes, check_order, check_path
 
@@ -86,13 +87,19 @@ class Patch:
     files: tuple[FileChange, ...]
     diff: bytes  # from the first `diff --git` on
 
+    @property
+    def why(self) -> str:
+        """The first paragraph below the subject; "" where that is the trailers' already."""
+        paragraphs = self.body.split("\n\n")
+        return paragraphs[0] if len(paragraphs) > 1 or not self.trailers else ""
+
 
 def apply_hunks(data: bytes, hunks: tuple[Hunk, ...]) -> bytes | None:
     """`data` with the hunks at the very lines that they name; None where other lines stand there.
 
     As for git, a hunk without context at its end is one at the end of the file.
     """
-    lines = re.findall(r"[^\n]*\n|[^\n]+", data.decode("utf-8", "surrogateescape"))
+    lines = split_lines(data)
     length = len(lines)
     for hunk in reversed(hunks):
         start = hunk.old_start - (hunk.old_len > 0)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from ..enclosing import enclosing
 from ..gitrepo import Entry, Repo, decode
+from ..lines import printable, split_lines
 from ..patchfile import Patch
 from . import hints
 from .culprits import Culprit, who_changed, who_removed, who_touched
-from .linemap import carry, printable, split_lines
+from .linemap import carry
 from .regions import Region, find_regions, marker_lines
 from .told import Conflict, Kind
 from .whereabouts import names_of, read_file, renamed_to
@@ -36,7 +37,9 @@ class _Stop:
 
     def conflict(self, path: str, kind: Kind, hint: str, culprits: Sequence[Culprit] = ()) -> Conflict:
         patch = self.patch
-        return Conflict(patch.name, patch.subject, why(patch), path, kind, 0, "", (), (), (), tuple(culprits), hint)
+        return Conflict(
+            patch.name, patch.subject, " ".join(patch.why.split()), path, kind, 0, "", (), (), (), tuple(culprits), hint
+        )
 
     def before(self, path: str) -> str:
         """The name of the file in `old`."""
@@ -52,13 +55,6 @@ class _Stop:
         """The patches that were left out and change this file."""
         names = {path, self.before(path)}
         return [patch.name for patch in self.left_out if names & {change.path for change in patch.files}]
-
-
-def why(patch: Patch) -> str:
-    """The first paragraph of a patch's message that is not its trailers."""
-    paragraphs = patch.body.split("\n\n")
-    prose = paragraphs[:-1] if patch.trailers else paragraphs
-    return " ".join(prose[0].split()) if prose else ""
 
 
 def explain_conflicts(

@@ -12,7 +12,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..gitrepo import Repo
-from .linemap import carry, printable, split_lines
+from ..lines import printable, split_lines
+from ..plan import is_ancestor
+from .linemap import carry
 from .whereabouts import NO_FETCH, literal, names_of, read_file, rename_commits, renamed_to
 
 # Settings and options that could add to the output of git log, or run something.
@@ -159,11 +161,6 @@ def _counting(lines: Sequence[str]) -> Callable[[bytes | None], tuple[int, ...]]
         return tuple(there[line] for line in lines)
 
     return view
-
-
-def is_ancestor(repo: Repo, old: str, new: str) -> bool:
-    """Whether going from `old` to `new` only adds commits."""
-    return repo.status_of("merge-base", "--is-ancestor", old, new).status == 0
 
 
 def _rows(items: Iterable[str]) -> bytes:

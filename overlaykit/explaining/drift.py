@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from ..gitrepo import Repo
 from ..patchfile import FileChange, Patch
-from .culprits import Culprit, is_ancestor, newest_first, touched_by, who_changed
+from ..plan import is_ancestor
+from .culprits import Culprit, newest_first, touched_by, who_changed
 from .meaning import Finding, find_changes
 from .pyast import Module, digest
 from .whereabouts import files_with, names_of, read_file

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from ..enclosing import enclosing
 from ..gitrepo import Repo
+from ..lines import printable, split_lines
 from ..patchfile import Hunk
 from .culprits import describe, touched_by
-from .linemap import carry, printable, split_lines
+from .linemap import carry
 from .regions import Region
 from .whereabouts import moved_lines, telling
 

@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 
 _LONG = 20_000  # lines; from there on speed counts more than the lines that occur everywhere
-
-
-def split_lines(data: bytes) -> list[str]:
-    """Lines with their line ends, as git counts them; bytes that are not UTF-8 become surrogates."""
-    return re.findall(r"[^\n]*\n|[^\n]+", data.decode("utf-8", "surrogateescape"))
-
-
-def printable(text: str) -> str:
-    """Text of upstream's for a terminal: no control characters, which could do more than show."""
-    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in readable)
 
 
 def carry(old: Sequence[str], new: Sequence[str], first: int, last: int) -> tuple[int, int]:

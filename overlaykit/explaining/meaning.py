@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..patchfile import Hunk
-from .linemap import carry, printable, split_lines
+from ..lines import changed_lines, printable
+from ..patchfile import Hunk, apply_hunks
+from .linemap import carry
 from .pyast import Module, Symbol, defined_as, not_python, statement_texts
 
 View = Callable[["bytes | None"], Hashable]
@@ -31,8 +32,7 @@ def find_changes(
     old: bytes, new: bytes, pre: bytes, hunks: Sequence[Hunk], elsewhere: Callable[[str], Sequence[str]]
 ) -> Iterator[Finding]:
     """`elsewhere(name)`: the texts of the definitions of that last name in other files of the new upstream."""
-    post = patched(split_lines(pre), hunks)
-    modules = [Module.read(data) for data in (old, new, pre, "".join(post).encode("utf-8", "surrogateescape"))]
+    modules = [Module.read(data) for data in (old, new, pre, apply_hunks(pre, tuple(hunks)))]
     before, after, applied, result = modules
     if before is None or after is None or applied is None or result is None:
         broken = [(which, line) for which, data in (("old", old), ("new", new)) for line in [not_python(data)] if line]
@@ -41,15 +41,15 @@ def find_changes(
             what = f"cannot be compared, and the file changed ({told or 'the patch breaks it'})"
             yield Finding(MODULE, what, str(new), None, lambda data: data)
         return
-    removed, added = changed_lines(hunks)
-    touched = [*((applied, line) for line in removed), *((result, line) for line in added)]
+    changed = sorted((line for hunk in hunks for line in changed_lines(hunk)), key=lambda line: line.added)
+    touched = [(result if line.added else applied, line.place) for line in changed]
     there = [(module, symbol) for module, line in touched for symbol in [module.at(line)] if symbol]
     names = dict.fromkeys(symbol.name for _, symbol in there if symbol.name != MODULE)
     for name in names:
         yield from _definition(name, before, after, elsewhere)
-    changed = list(_statements(before, after, [item for item in there if item[1].name == MODULE]))
-    yield from changed
-    for finding in _uses(before, after, _rebound(applied, result), {finding.text for finding in changed}):
+    statements = list(_statements(before, after, [item for item in there if item[1].name == MODULE]))
+    yield from statements
+    for finding in _uses(before, after, _rebound(applied, result), {finding.text for finding in statements}):
         if finding.symbol not in names:
             yield finding
 
@@ -154,32 +154,3 @@ def _imports(name: str) -> View:
         return module.imports.get(name) if module else None
 
     return view
-
-
-# ---- lines ----
-
-
-def changed_lines(hunks: Sequence[Hunk]) -> tuple[list[int], list[int]]:
-    """1-based lines that are removed from the text before, and lines that are added in the text after."""
-    removed, added = [], []
-    for hunk in hunks:
-        at, to = hunk.old_start, hunk.new_start
-        for line in hunk.lines:
-            if line[0] == "-":
-                removed.append(at)
-            if line[0] == "+":
-                added.append(to)
-            at += line[0] in " -"
-            to += line[0] in " +"
-    return removed, added
-
-
-def patched(lines: Sequence[str], hunks: Sequence[Hunk]) -> list[str]:
-    """The text with these hunks applied where their headers say."""
-    result: list[str] = []
-    at = 0
-    for hunk in hunks:
-        start = hunk.old_start - 1 if hunk.old_len else hunk.old_start
-        result += [*lines[at:start], *hunk.new_lines]
-        at = start + hunk.old_len
-    return [*result, *lines[at:]]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..gitrepo import Repo
+from ..lines import split_lines
 from ..tempfolder import temporary_folder
-from .linemap import carry, split_lines
+from .linemap import carry
 
 # As `git rebase` merges; older versions of git do not know all of it.
 _STYLES = (("--zdiff3", "--diff-algorithm=histogram"), ("--zdiff3",), ("--diff3",))

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from ..enclosing import enclosing
 from ..gitrepo import Repo, decode
-from .linemap import printable, split_lines
+from ..lines import printable, split_lines
 
 NO_FETCH = {"GIT_NO_LAZY_FETCH": "1"}  # an explanation is not worth a download
 _MANY = 1000

@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..enclosing import enclosing, enclosing_in
+from ..lines import ChangedLine, changed_lines, split_lines
 from ..nearest import did_you_mean
-from ..patchfile import FileChange, Hunk, Patch
+from ..patchfile import FileChange, Patch
 from .finding import Finding, LintRule
 
 IMPORTS, MODULE = "imports", "module"
@@ -28,14 +29,6 @@ _IMPORT = re.compile(r"\s*(?:import|from)\s")
 class Hook:
     path: str
     symbols: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ChangedLine:
-    at: int  # line of the patch file
-    place: int  # line of the old file for a removed line, of the new file for an added one
-    added: bool
-    text: str  # without the sign
 
 
 def parse_hooks(text: str) -> tuple[Hook, ...]:
@@ -93,19 +86,6 @@ def check_symbols(change: FileChange, hook: Hook, old: bytes, new: bytes, where:
             yield Finding(where, changed.at, LintRule.HOOKS, f"this line is in {name}, which Hooks does not name", fix)
 
 
-def changed_lines(hunk: Hunk) -> Iterator[ChangedLine]:
-    """The removed and added lines, with where they are in the patch and in the file."""
-    old, new = hunk.old_start + (hunk.old_len == 0), hunk.new_start + (hunk.new_len == 0)
-    at = hunk.line
-    for line in hunk.lines:
-        at += 1
-        if line[0] != " ":
-            yield ChangedLine(at, new if line[0] == "+" else old, line[0] == "+", line[1:])
-        old += line[0] in " -"
-        new += line[0] in " +"
-        at += not line.endswith("\n")  # "\ No newline at end of file" follows
-
-
 def _covers(symbol: str, name: str) -> bool:
     return name == symbol or name.startswith(symbol + ".")
 
@@ -116,8 +96,7 @@ class _Places:
     def __init__(self, path: str, data: bytes) -> None:
         self.path = path
         self.python = path.endswith(".py")
-        text = data.decode("utf-8", "surrogateescape")
-        self.lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+        self.lines = split_lines(data)
         self.tree: ast.Module | None = None
         if self.python:
             with suppress(SyntaxError, ValueError):  # another Python's syntax: names are then found by indentation

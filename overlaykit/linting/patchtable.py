@@ -31,18 +31,12 @@ def _row(patch: Patch) -> list[str]:
 
     return [
         f"[{patch.name[:4]}]({patch.name}) {_text(patch.subject)}",
-        _text(first_paragraph(patch)),
+        _text(patch.why),
         _hooks(trailer("Hooks")),
         _text(trailer("Upstream")),
         _text(trailer("Drop-When")),
         _code(trailer("Tested-By")),
     ]
-
-
-def first_paragraph(patch: Patch) -> str:
-    """Why there is this patch: the first paragraph below its subject, "" where that is the trailers' already."""
-    paragraphs = patch.body.split("\n\n")
-    return paragraphs[0] if len(paragraphs) > 1 or not patch.trailers else ""
 
 
 def _hooks(text: str) -> str:

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from ..lines import ChangedLine, changed_lines
 from ..mail import TRAILER
 from ..nearest import did_you_mean
 from ..patchfile import FileChange, Hunk, Patch
 from ..patchwrite import file_name
 from .finding import Finding, LintRule
-from .hooks import ChangedLine, changed_lines, check_paths, parse_hooks
-from .patchtable import first_paragraph
+from .hooks import check_paths, parse_hooks
 from .tested import missing_test
 
 REQUIRED = ("Hooks", "Upstream", "Drop-When", "Tested-By")
@@ -38,7 +38,7 @@ def check_message(patch: Patch, project: Path) -> Iterator[Finding]:
     if patch.name != name:
         fix = f"Rename it, also in series: {name}"
         yield Finding(where, 0, LintRule.NAME, "the name does not follow from the subject", fix)
-    if not first_paragraph(patch):
+    if not patch.why:
         fix = "Say below the subject why upstream's code does not do."
         yield Finding(where, message_end(patch), LintRule.WHY, "the message gives no reason", fix)
     odd = list(_odd_trailers(patch))

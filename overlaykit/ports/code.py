@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Callable
 
 from ..explaining.culprits import Culprit
@@ -13,7 +13,7 @@ from ..nearest import nearest
 from .problems import PortKind, PortProblem, Sides
 from .pymodules import Found, Modules, State
 from .pysign import describe, why_not
-from .pyuses import Call, Use, Uses, read_uses
+from .pyuses import Call, Use, Uses, module_of, read_uses
 
 _Code = Mapping[str, bytes]
 
@@ -168,7 +168,7 @@ def _who(port: _Port, at: Found, view: Callable[[Modules, Found], Hashable]) -> 
 
     def of_file(data: bytes | None) -> Hashable:
         modules = Modules({path: data} if data is not None else {}, {})
-        return view(modules, modules.find((*_module(path), *at.local)))
+        return view(modules, modules.find((*module_of(path), *at.local)))
 
     return port.sides.who(path, of_file, follow=True)
 
@@ -194,8 +194,3 @@ def _where_now(port: _Port, was: Found, now: Found, name: str) -> str:
         return f"{name} is defined in {', '.join(homes[:3])} now."
     guess = nearest(name, port.new.defined(now.path)) if now.path else ""
     return f"Did you mean {guess}?" if guess else ""
-
-
-def _module(path: str) -> tuple[str, ...]:
-    parts = PurePosixPath(path).with_suffix("").parts
-    return parts[:-1] if parts[-1] == "__init__" else parts

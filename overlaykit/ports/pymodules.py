@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import PurePosixPath
 
-from .pyuses import bound_names, dotted, imported, package_of, within
+from .pyuses import bound_names, dotted, imported, module_of, package_of, within
 
 
 class State(Enum):
@@ -158,8 +158,7 @@ class Modules:
     def _value(self, path: str, expression: ast.AST, seen: _Seen) -> Found:
         """What `a` or `a.b` in a file's top level stands for."""
         names = dotted(expression)
-        module = PurePosixPath(path).with_suffix("").parts
-        module = module[:-1] if module[-1] == "__init__" else module
+        module = module_of(path)
         at = self._in_module(module, names[0], seen) if names and module else Found(State.UNKNOWN, path)
         for name in names[1:]:
             if at.state is State.FOUND and at.module:

@@ -63,6 +63,12 @@ def package_of(path: str) -> tuple[str, ...]:
     return PurePosixPath(path).parent.parts
 
 
+def module_of(path: str) -> tuple[str, ...]:
+    """The name of a file as a module: ("a", "b") for a/b.py and for a/b/__init__.py."""
+    parts = PurePosixPath(path).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
 def imported(node: ast.Import | ast.ImportFrom, package: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(name bound, names of what it is bound to). The name is "*" for `from … import *`, with the module's names."""
     if isinstance(node, ast.Import):
