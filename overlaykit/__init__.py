@@ -14,7 +14,8 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     backup      --force: save first
     handedits   edits of YAML files: owned values become settings, the rest stays
     workspace   find, lock and read a clone
-    sources     clone and fetch; network, mirror, folder, bundle (partial: what a partial clone left out)
+    sources     clone and fetch; network, mirror, folder, bundle (transfer: one fetch; partial: what a partial clone
+                left out)
     project     patches/, overlay/, configs/ read together
     patchfile   one patch, read strictly; the only importer of unidiff (mail: its header, patchrules: what is refused)
     series      patches/series

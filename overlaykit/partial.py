@@ -6,14 +6,13 @@ settings, so it would go past the user's proxy, or through what the workspace's 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import IO, Callable
 
 from .gitrepo import Repo
 from .project import Upstream
-from .sources import Failure, fetch_from, last_words, unreachable
+from .sources import Failure, unreachable
+from .transfer import fetch_from, is_partial, last_words
 
 
 def fetch_missing(
@@ -22,11 +21,6 @@ def fetch_missing(
     """Fetch them, with the user's configuration. Other clones are left alone. Raises ReachTheUpstream."""
     if is_partial(repo):
         fetch_absent(repo, repo, upstream, tried, lock, say)
-
-
-def is_partial(repo: Repo) -> bool:
-    objects = Path(repo.place().get("GIT_COMMON_DIR", repo.git_dir), "objects")
-    return any(objects.glob("pack/*.promisor"))
 
 
 def fetch_absent(
@@ -43,7 +37,7 @@ def fetch_absent(
         if not missing:
             return
         say(f"Fetching {len(missing)} files that this partial clone lacks from {address}")
-        result = fetch_from(repo, address, *missing, lock=lock, env=no_deltas())
+        result = fetch_from(repo, address, *missing, lock=lock, whole=True)
         if not _missing(repo, ids):
             return
         failures.append(Failure(address, last_words(result)))
@@ -53,10 +47,3 @@ def fetch_absent(
 def _missing(repo: Repo, ids: Iterable[str]) -> list[str]:
     wanted = sorted(ids)
     return [name for name, found in zip(wanted, repo.resolve(*wanted)) if found is None]
-
-
-def no_deltas() -> dict[str, str]:
-    """One more setting beside the user's: tell the far end of no commit, or it takes for granted what we lack."""
-    number = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-    key, value = f"GIT_CONFIG_KEY_{number}", f"GIT_CONFIG_VALUE_{number}"
-    return {"GIT_CONFIG_COUNT": str(number + 1), key: "fetch.negotiationAlgorithm", value: "noop"}

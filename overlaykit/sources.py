@@ -7,7 +7,6 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -18,6 +17,7 @@ from .gitrepo import Repo, decode
 from .gitrun import GitResult, execute_showing_progress
 from .project import Upstream
 from .tempfolder import temporary_folder
+from .transfer import fetch_from, last_words
 
 CLONING = ".overlay-clone"  # inside the workspace, while it is made
 
@@ -153,29 +153,20 @@ def fetch_heads(
     into: str,
     lock: IO[bytes],
     say: Callable[[str], None],
-    env: Mapping[str, str] = {},
 ) -> None:
     """Fetch all branches to refs below `into`, and `asked` (a tag or commit) to `into`asked where it is no branch."""
     failures = []
     for address in tried:
         say(f"Fetching from {address}")
-        result = fetch_from(repo, address, f"+refs/heads/*:{into}*", lock=lock, env=env)
+        result = fetch_from(repo, address, f"+refs/heads/*:{into}*", lock=lock)
         if result.status == 0:
             if repo.resolve(f"{into}{asked}") == [None]:  # not a branch: whether it is there is seen afterwards
-                fetch_from(repo, address, f"+{asked}:{into}asked", lock=lock, env=env)
+                fetch_from(repo, address, f"+{asked}:{into}asked", lock=lock)
             return
         failures.append(Failure(address, last_words(result)))
     listed = "\n".join(f"  {failure.address}\n    {failure.reason}" for failure in failures)
     fix = "Pass --upstream with what you can reach, or the id of a commit that this clone already has."
     raise ReachTheUpstream("Upstream's branches could not be had from any address.", f"Tried:\n{listed}", fix)
-
-
-def fetch_from(repo: Repo, address: str, *refspecs: str, lock: IO[bytes], env: Mapping[str, str] = {}) -> GitResult:
-    """With the user's configuration; the repository's own (gitwall) is not theirs alone, and could run programs."""
-    options = ("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
-    place = {**repo.place(), **dict(repo.variables), **env}
-    words = ["fetch", *options, "--", address, *refspecs]
-    return execute_showing_progress(words, repo.worktree or repo.git_dir, place, lock)
 
 
 def refuse_names(repo: Repo, commit: str) -> None:
@@ -243,8 +234,3 @@ def _reason(result: GitResult, upstream: Upstream) -> str:
     if result.status == 0:
         return f"was read, but does not hold commit {upstream.commit}: it is another project or an old copy"
     return last_words(result)
-
-
-def last_words(result: GitResult) -> str:
-    lines = [line.strip() for line in result.error.replace("\r", "\n").split("\n") if line.strip()]
-    return " ".join(lines[-2:]) or f"git ended with status {result.status}"

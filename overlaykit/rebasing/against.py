@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..explaining.conflict import Conflict, explain_conflicts
 from ..gitrepo import Repo
-from ..partial import fetch_absent, is_partial
+from ..partial import fetch_absent
 from ..patchfile import Patch
 from ..plan import Request, build_project, has_pin
 from ..ports.ports import check_ports
@@ -16,6 +16,7 @@ from ..project import Project, read_project
 from ..sources import addresses, clone_into
 from ..sterile import sterile
 from ..tempfolder import temporary_folder
+from ..transfer import is_partial
 from ..workspace import open_workspace
 from .advice import about_line_ends
 from .moves import compare_moves

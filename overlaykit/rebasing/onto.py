@@ -6,9 +6,8 @@ import re
 from typing import IO, Callable
 
 from ..build import Built
-from ..errors import FixTheCommand, ReachTheUpstream
+from ..errors import FixTheCommand
 from ..gitrepo import Repo
-from ..partial import is_partial, no_deltas
 from ..plan import is_ancestor
 from ..project import Project
 from ..sources import fetch_heads
@@ -36,7 +35,7 @@ def find_onto(
     # What an earlier fetch brought may be gone there, or have another name; and a local name may be the user's own.
     stale = repo.line("for-each-ref", "--format=%(refname)", FETCHED).split()
     repo.update_refs(dict.fromkeys(stale))
-    _fetch(repo, tried, wanted, lock, say)
+    fetch_heads(repo, tried, wanted, FETCHED, lock, say)
     for candidate in (f"{FETCHED}{wanted}", f"{FETCHED}asked", *([wanted] if _HEX.fullmatch(wanted) else [])):
         commit = _resolve(repo, candidate)
         if commit:
@@ -51,16 +50,6 @@ def refuse_patched(repo: Repo, built: Built, new: str, shown: str) -> None:
     if built.patches and is_ancestor(repo, built.patches[0].id, new):
         what = f"{shown} is no commit of upstream's: the patches are in it already."
         raise FixTheCommand(what, fix="Name a commit, branch or tag of upstream.")
-
-
-def _fetch(repo: Repo, tried: tuple[str, ...], wanted: str, lock: IO[bytes], say: Callable[[str], None]) -> None:
-    try:
-        fetch_heads(repo, tried, wanted, FETCHED, lock, say)
-    except ReachTheUpstream:
-        if not is_partial(repo):
-            raise
-        # The far end may have sent differences from files that a partial clone lacks.
-        fetch_heads(repo, tried, wanted, FETCHED, lock, say, no_deltas())
 
 
 def _resolve(repo: Repo, name: str) -> str | None:

@@ -76,3 +76,35 @@ def test_status_and_revert_fetch_nothing(partial: Toy, tmp_path: Path) -> None:
     for verb in ("status", "check", "apply", "revert"):
         partial.apply(verb)
     assert partial.read("README.md") == b"# Newer\n"
+
+
+LONG = b"".join(b"x%d = %d\n" % (number, number) for number in range(3000))
+
+
+@pytest.fixture
+def behind(partial: Toy) -> Toy:
+    """A partial clone at its pin. Upstream has moved on, and would send a long file as a difference from one of it."""
+    modes = {"executable": ["eval_configs/eval.yaml"]}
+    commit(partial.upstream, {**UPSTREAM, "long.py": LONG}, "Long", **modes)
+    commit(partial.upstream, {**UPSTREAM, "long.py": LONG + b"y = 1\n"}, "Longer", **modes)
+    git(partial.workspace, "fetch", "-q")
+    partial.git("checkout", "-q", partial.pin)
+    partial.apply()
+    commit(partial.upstream, {**UPSTREAM, "long.py": LONG + b"y = 2\n"}, "Other", **modes)
+    return partial
+
+
+def test_a_newer_upstream_is_judged_and_taken(behind: Toy) -> None:
+    judged = behind.run("check", "--against", "main")
+    assert judged.code == 0, judged.out + judged.err
+    behind.apply("rebase")
+    assert behind.read("long.py") == LONG + b"y = 2\n"
+
+
+def test_a_moved_pin(behind: Toy) -> None:
+    behind.pin = git(behind.upstream, "rev-parse", "HEAD").decode().strip()
+    behind.write_pin(url=f"file://{behind.upstream}")
+    behind.apply("lock")
+    behind.apply()
+    assert behind.read("long.py") == LONG + b"y = 2\n"
+    assert behind.dirty() == []
