@@ -19,7 +19,7 @@ from .errors import FixTheProjectFile
 from .gitrepo import NO_BLOB, on_disk
 from .lines import split_lines
 from .mail import broken, read_mail
-from .patchrules import check_modes, check_order, check_path
+from .patchrules import check_modes, check_order, check_path, miscounted
 
 
 @dataclass(frozen=True)
@@ -164,21 +164,24 @@ def _read_diff(name: str, first_line: int, text: str) -> tuple[FileChange, ...]:
 
 
 def _unidiff(name: str, first_line: int, lines: list[str]) -> unidiff.PatchSet:
-    """Parse; unidiff's errors carry no line, so remember the hunk or file that it was reading."""
+    """Parse; unidiff's errors carry no line: a hunk's is found by counting, else it is the file being read."""
     reading = 0
 
     def watched() -> Iterator[str]:
         nonlocal reading
         for number, line in enumerate(lines):
-            if line.startswith(("@@ ", "diff --git ")):
+            if line.startswith("diff --git "):
                 reading = number
             yield line
 
     try:
         return unidiff.PatchSet(watched())
     except unidiff.UnidiffParseError as error:
-        why = "Hunk headers must count the lines below them, and file headers name one file."
-        raise broken(name, first_line + reading, str(error).strip(), why) from error
+        at = miscounted(lines)
+        if at is None:
+            raise broken(name, first_line + reading, str(error).strip(), "File headers name one file.") from error
+        what = f"the lines below are not those that {lines[at].rstrip()} counts"
+        raise broken(name, first_line + at, what, "A hunk was edited by hand, or cut.") from error
 
 
 def _stray(name: str, line: int, text: str) -> FixTheProjectFile:
@@ -213,8 +216,11 @@ def _read_header(name: str, first_line: int, lines: list[str], at: int) -> tuple
             header[kind] = match[1]
             at += 1
         elif kind == "paths":
-            quoted = "paths with special characters are not supported"
-            raise broken(name, first_line + at, f"{quoted}: {lines[at].strip()}", fix="Rename the file.")
+            found = lines[at].strip()
+            if '"' in found:
+                what = f"paths with special characters are not supported: {found}"
+                raise broken(name, first_line + at, what, fix="Rename the file.")
+            raise broken(name, first_line + at, f"the paths do not begin with a/ and b/ (diff.noprefix?): {found}")
     # A hunk follows; or, behind an empty file, the next file or the end.
     follows = "".join(lines[at : at + 1]).strip("\n")
     if follows and follows != "-- " and not follows.startswith(("@@ ", "diff --git ")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -45,3 +46,20 @@ def check_order(name: str, hunks: Sequence[Hunk]) -> None:
             raise broken(name, hunk.line, f"{hunk.header}: {expected}", "A hunk was edited, moved or dropped by hand.")
         end = old + hunk.old_len - 1
         shift += hunk.new_len - hunk.old_len
+
+
+def miscounted(lines: Sequence[str]) -> int | None:
+    """The index of the first hunk header that counts other lines than are below it."""
+    start, old, new = None, 0, 0
+    for at, line in enumerate(lines):
+        header = re.match(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", line)
+        if start is not None and (header or line.startswith("diff --git ") or line == "-- \n"):
+            if (old, new) != (0, 0):
+                return start
+            start = None
+        if header:
+            start, old, new = at, int(header[1] or 1), int(header[2] or 1)
+        elif start is not None:
+            old -= line[0] in " -"
+            new -= line[0] in " +"
+    return start if (old, new) != (0, 0) else None
