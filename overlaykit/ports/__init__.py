@@ -7,4 +7,5 @@ Upstream's files are read and parsed, never imported or run.
     files      overlay paths are free; the rules' files and keys exist
     code       names that overlay code imports, calls and overrides (pyuses: what it uses; pymodules: what modules
                define; pysign: whether a call fits a signature)
+    taken      names that patches take away, and that upstream uses elsewhere
 """

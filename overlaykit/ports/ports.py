@@ -11,6 +11,7 @@ from ..gitrepo import Repo
 from .code import find_broken_uses
 from .files import find_collisions, find_lost_keys
 from .problems import Files, PortKind, PortProblem, Sides
+from .taken import find_taken
 
 __all__ = ["PortKind", "PortProblem", "check_ports"]
 
@@ -25,4 +26,9 @@ def check_ports(
     """
     old, new = Files(repo, old_tree), Files(repo, new_tree)
     sides = Sides(repo, old, new, old_base, new_base, renamed_to(repo, old_tree, new_tree))
-    return (*find_collisions(sides, overlay), *find_lost_keys(sides, rules), *find_broken_uses(sides, overlay))
+    return (
+        *find_collisions(sides, overlay),
+        *find_lost_keys(sides, rules),
+        *find_broken_uses(sides, overlay),
+        *find_taken(sides, overlay),
+    )

@@ -21,12 +21,16 @@ class PortKind(Enum):
     KEY_GONE = "a rule's key is gone"
     KEY_UNFIT = "a rule's value cannot be replaced"
     IMPORT_GONE = "a name that overlay code uses is gone"
+    TAKEN = "upstream uses a name that a patch takes away"
     SIGNATURE = "what overlay code calls or overrides takes other arguments"
 
 
 @dataclass(frozen=True)
 class PortProblem:
-    """`where` is the place in this project: "overlay/x.py:12" or "configs/paths.yaml: llama_model"."""
+    """`where` is the place in this project: "overlay/x.py:12" or "configs/paths.yaml: llama_model".
+
+    For TAKEN it is a place of upstream's.
+    """
 
     kind: PortKind
     where: str
