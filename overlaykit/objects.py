@@ -144,7 +144,7 @@ def _clean(word: str) -> str:
 
 def _date(date: str) -> str:
     """ "seconds zone" as it is, or the date of a mail in that form."""
-    if re.fullmatch(r"\d+ [+-]\d{4}", date):
+    if re.fullmatch(r"\d+ [+-]\d+", date):
         return date
     when = parsedate_to_datetime(date)
     return f"{int(when.timestamp())} {when:%z}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .errors import FixTheProjectFile
@@ -59,3 +60,27 @@ def _problem(series: Path, number: int, name: str, names: list[str]) -> FixThePr
     if not (series.parent / name).is_file():
         return FixTheProjectFile(f"{where}: {name} does not exist", fix="Restore the file, or remove the line.")
     return None
+
+
+def rewritten(old: bytes, renamed: Mapping[str, str | None], names: Sequence[str]) -> bytes:
+    """The bytes `old` of a series with these names; comments stay where they are.
+
+    A patch that is gone (None in `renamed`) leaves no line, a new one follows what precedes it.
+    """
+    lines = []
+    for line in old.decode("utf-8").rstrip("\n").split("\n") if old.strip() else ():
+        word = _listed(line)
+        name = renamed.get(word, word)
+        if name is not None:
+            lines.append(line.replace(word, name, 1) if word else line)
+    known = {_listed(line) for line in lines}
+    for name in names:
+        if name not in known:
+            before = [at for at, line in enumerate(lines) if _listed(line) and _listed(line) < name]
+            is_last = all(_listed(line) < name for line in lines)
+            lines.insert(len(lines) if is_last else max(before, default=-1) + 1, name)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")
+
+
+def _listed(line: str) -> str:
+    return line.partition("#")[0].strip()

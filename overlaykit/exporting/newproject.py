@@ -19,6 +19,7 @@ from ..patchfile import Patch, parse_patch
 from ..patchwrite import file_name, write_patch
 from ..plan import build_project
 from ..project import Project, is_litter, read_project, with_commit, with_result
+from ..series import rewritten
 from ..survey import changes_between
 from .fold import Step
 from .sides import Files
@@ -104,6 +105,7 @@ def write_patches(repo: Repo, base: str, steps: Sequence[Step], scratch: Path) -
             written.append(Written(Became.SAME, step, step.patch, step.patch))
         else:
             number += step.patch is None
+            _refuse_bare_modes(step, before)
             patch = _patch(repo, commit, step, int(step.patch.name[:4]) if step.patch else number)
             written.append(Written(Became.CHANGED if step.patch else Became.NEW, step, step.patch, patch))
     return tuple(written)
@@ -139,7 +141,7 @@ def new_project(
     if list(patches.items()) != list(old.items()):
         files.update({f"patches/{name}": None for name in old if name not in patches})
         files.update({f"patches/{name}": raw for name, raw in patches.items()})
-        files[_SERIES] = _series(seen[_SERIES] or b"", renamed, list(patches))
+        files[_SERIES] = rewritten(seen[_SERIES] or b"", renamed, list(patches))
         series = (parse_patch(name, raw) for name, raw in patches.items())
         files[_TABLE] = render(series).encode()
     if commit != project.upstream.commit:
@@ -195,41 +197,35 @@ def _entry(mode: str | None, blob: str) -> Entry | None:
     return Entry(mode, blob) if mode else None
 
 
+def _refuse_bare_modes(step: Step, before: Files) -> None:
+    for change in changes_between(before, step.files):
+        if change.old and change.new and change.old.id == change.new.id:
+            what = f"{_whose(step)} changes nothing of {change.path} but its mode."
+            why = "A patch is checked by the content that it names before and after; here it would name none."
+            raise RebaseThePatch(what, why, "Leave that out of the commit.")
+
+
+def _whose(step: Step) -> str:
+    return ", ".join(map(str, step.commits)) or step.name
+
+
 def _patch(repo: Repo, commit: str, step: Step, number: int) -> Patch:
     raw = write_patch(repo, commit)
     kept = step.patch.name if step.patch and step.patch.subject == step.subject else None
-    whose = ", ".join(map(str, step.commits)) or step.name
+    whose = _whose(step)
     try:
         patch = parse_patch(kept or file_name(number, step.subject), raw)
     except FixTheProjectFile as error:
-        fix = "Leave that out of the commit, or put the file into overlay/ under a name of its own."
+        fix = (
+            "The message or the author: git commit --amend, or git rebase -i for an earlier commit.\n"
+            "A file: leave it out of the commit, or put it into overlay/ under a name of its own."
+        )
         raise RebaseThePatch(f"{whose} cannot be written as a patch.", f"{error.what}\n{error.why}", fix) from error
     same_author = f"{patch.author_name} <{patch.author_email}>" == step.author
     if patch.message.split() != step.message.split() or not same_author:
         why = "In a mail, a subject in [brackets] or a line such as '---' or 'diff --git' does not arrive as it is."
         raise RebaseThePatch(f"The message or author of {whose} cannot be written as a mail.", why, "Reword it.")
     return patch
-
-
-def _series(old: bytes, renamed: Mapping[str, str | None], names: Sequence[str]) -> bytes:
-    """The list with its comments; a patch that is gone leaves no line, a new one follows what precedes it."""
-    lines = []
-    for line in old.decode("utf-8").rstrip("\n").split("\n") if old.strip() else ():
-        word = _listed(line)
-        name = renamed.get(word, word)
-        if name is not None:
-            lines.append(line.replace(word, name, 1) if word else line)
-    known = {_listed(line) for line in lines}
-    for name in names:
-        if name not in known:
-            before = [at for at, line in enumerate(lines) if _listed(line) and _listed(line) < name]
-            is_last = all(_listed(line) < name for line in lines)
-            lines.insert(len(lines) if is_last else max(before, default=-1) + 1, name)
-    return "".join(f"{line}\n" for line in lines).encode("utf-8")
-
-
-def _listed(line: str) -> str:
-    return line.partition("#")[0].strip()
 
 
 def _read(project: Project, overlay: Mapping[str, OverlayChange]) -> dict[str, bytes | None]:

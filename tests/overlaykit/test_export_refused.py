@@ -215,3 +215,19 @@ def test_a_file_edited_while_export_runs_is_not_lost(applied: Toy, monkeypatch: 
     assert b"toy really needs" in patch.read_bytes()
     assert (snapshot(applied.workspace, inside_git=False), applied.git("for-each-ref")) == before
     assert [p.name for p in read_project(applied.project).series] == [FIRST, SECOND]
+
+
+def test_a_bare_change_of_a_mode_has_a_word_for_it(applied: Toy) -> None:
+    (applied.workspace / "README.md").chmod(0o755)
+    applied.git("commit", "-qam", "Run it")
+    changes_nothing(applied, 1, '"Run it" changes nothing of README.md but its mode')
+    applied.git("reset", "-q", "--hard", "HEAD~")
+    (applied.workspace / "demo.py").chmod(0o755)
+    applied.git("commit", "-qam", "fixup! Drop what is old")
+    applied.apply("export")
+    assert "new mode 100755" in next((applied.project / "patches").glob("0002*")).read_text(), "it has new content too"
+
+
+def test_a_date_with_an_odd_zone_is_no_crash(applied: Toy) -> None:
+    commit(applied, "Late", HELLO, GIT_AUTHOR_DATE="@1700000000 +9999")
+    changes_nothing(applied, 1, "cannot be written as a patch", "git commit --amend")
