@@ -187,6 +187,8 @@ def check_inside(root: Path, path: str) -> None:
 def _check_kind(root: Path, path: str, files: Mapping[str, bytes | None]) -> None:
     """Raise SaveYourWork where a link stands, or a folder in which something would be left."""
     target = root / path
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(beside(target))  # fails for a name too long to be written; better now than half way
     left = [file for file in target.rglob("*") if not file.is_dir() and files.get(_name(root, file), b"") is not None]
     if target.is_symlink() or left or (target.is_dir() and files[path] is None):
         what = f"{left[0] if left else target} is in the way; nothing was written."

@@ -198,3 +198,14 @@ def test_a_folder_becomes_a_file_and_a_file_a_folder(root: Path) -> None:
     (root / "patches" / "a" / "mine").write_bytes(b"mine\n")
     with pytest.raises(SaveYourWork, match="mine is in the way"):
         install(root, {"patches/a/b": None, "patches/a": b"a\n"}, {})
+
+
+@pytest.mark.parametrize("length", [250, 255])
+def test_a_name_too_long_to_write_beside_leaves_nothing_begun(root: Path, length: int) -> None:
+    """A staged install that can neither be finished nor undone would stop every later run."""
+    with pytest.raises(GitFailed, match="File name too long"):
+        install(root, {**FILES, "overlay/" + "x" * length: b"x\n"}, OLD)
+    assert files(root) == OLD
+    assert not pending(root)
+    install(root, FILES, OLD)
+    assert files(root) == NEW
