@@ -39,6 +39,7 @@ def common_dir(git_dir: Path) -> Path | None:
         return None
     real = _real_common_dir(git_dir)
     watched = (real / "config", git_dir / "config.worktree", *(real / name for name in _LINKS_IF_THERE))
+    watched = (*watched, git_dir / "info" / "attributes")
     seen = tuple(_stamp(path) for path in watched)
     if git_dir not in _made or _made[git_dir][0] != seen:
         _made[git_dir] = seen, _make(git_dir, real)
@@ -53,6 +54,10 @@ def _make(git_dir: Path, real: Path) -> Path:
     (folder / "config").write_bytes(_configuration(git_dir))
     for name in (*_LINKS, *(name for name in _LINKS_IF_THERE if (real / name).exists())):
         (folder / name).symlink_to(real / name)
+    own = git_dir / "info" / "attributes"  # which git would not look for: a worktree of ours, see rebasing
+    if git_dir != real and own.exists():
+        (folder / "info" / "attributes").unlink(missing_ok=True)
+        (folder / "info" / "attributes").symlink_to(own)
     return folder
 
 

@@ -21,7 +21,7 @@ from ..workspace import open_workspace
 from .advice import about_line_ends
 from .moves import compare_moves
 from .onto import find_onto, refuse_patched
-from .replay import Replay, plan_course
+from .replay import Replay, plan_course, take_files_as_they_are
 from .report import RebaseOutcome, RebaseReport
 
 
@@ -86,6 +86,7 @@ def _with_worktree(repo: Repo, project: Project, folder: Path) -> Repo:
     patterns = "".join(f"/{path}\n" for path in escaped)
     (repo.git_dir / "info" / "sparse-checkout").write_text(patterns, encoding="utf-8", errors="surrogateescape")
     repo.git("config", "core.sparseCheckout", "true")
+    take_files_as_they_are(repo)
     return replace(repo, worktree=folder)
 
 

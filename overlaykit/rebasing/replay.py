@@ -20,6 +20,8 @@ from ..patchfile import Patch
 
 NOBODY = {**WHO, "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true"}  # nothing is asked
 _DATE = "1700000000 +0000"  # of the commits that stand for a base: they are seen in this worktree only
+# What lies in the worktree is what git stores: else files that break upstream's own .gitattributes count as edited.
+_AS_THEY_ARE = "* -text -filter -ident !eol !working-tree-encoding !merge !diff !conflict-marker-size\n"
 _NO_RULES = Rules({}, ())
 
 
@@ -172,6 +174,7 @@ def make_worktree(repo: Repo, folder: Path, commit: str) -> Repo:
     linked = open_worktree(folder)
     assert linked is not None
     copy_sparse(repo.git_dir / "info" / "sparse-checkout", linked)
+    take_files_as_they_are(linked)
     linked.git("reset", "--quiet", "--hard", commit)
     return linked
 
@@ -181,6 +184,12 @@ def copy_sparse(patterns: Path, linked: Repo) -> None:
     if patterns.is_file():
         (linked.git_dir / "info").mkdir(exist_ok=True)
         shutil.copyfile(patterns, linked.git_dir / "info" / "sparse-checkout")
+
+
+def take_files_as_they_are(repo: Repo) -> None:
+    """Convert nothing and run no merge driver in a worktree that is not the user's."""
+    (repo.git_dir / "info").mkdir(exist_ok=True)
+    (repo.git_dir / "info" / "attributes").write_text(_AS_THEY_ARE, encoding="ascii")
 
 
 def open_worktree(folder: Path) -> Repo | None:

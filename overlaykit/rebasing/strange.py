@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from shlex import quote
 
 from ..errors import SaveYourWork
@@ -57,10 +58,20 @@ def refuse_unstaged(replay: Replay) -> None:
 
 
 def _edited(replay: Replay) -> list[str]:
-    """Also as the user's git sees line ends: it may have written the files, by `git rebase` typed there."""
-    command = ("diff", "--name-only", "-z", "--no-ext-diff", *([] if replay.at_work else ["HEAD"]))
-    edited = _paths(replay.repo.git(*command))
-    return edited and _paths(replay.repo.git(*replay.repo.line_ends_of_the_user(), *command))
+    """Not files that the user's git, by a command typed there, wrote with the line ends that it was told to write."""
+    repo = replay.repo
+    edited = _paths(repo.git("diff", "--name-only", "-z", "--no-ext-diff", *([] if replay.at_work else ["HEAD"])))
+    if not edited or not repo.line_ends_of_the_user():
+        return edited
+    return [path for path in edited if not _same_lines(replay, path)]
+
+
+def _same_lines(replay: Replay, path: str) -> bool:
+    blob = replay.repo.resolve(f":{path}" if replay.at_work else f"HEAD:{path}")[0]
+    file = (replay.repo.worktree or Path()) / path
+    if blob is None or file.is_symlink() or not file.is_file():
+        return False
+    return file.read_bytes().replace(b"\r\n", b"\n") == replay.repo.read_blobs([blob])[blob].replace(b"\r\n", b"\n")
 
 
 def _refuse_markers(replay: Replay) -> None:
