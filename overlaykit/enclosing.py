@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Sequence
 
 _HEADS = {
@@ -11,6 +12,7 @@ _HEADS = {
     ".yaml": re.compile(r"(\s*)([\w.-]+)\s*:(?:\s|$)"),
     ".yml": re.compile(r"(\s*)([\w.-]+)\s*:(?:\s|$)"),
 }
+_DEEPEST = 200
 _ANY = re.compile(r"()([A-Za-z_$].*)")  # git's default for hunk headers
 
 
@@ -19,10 +21,27 @@ def enclosing(path: str, lines: Sequence[str], line: int) -> str:
     suffix = "." + path.rpartition(".")[2]
     if suffix == ".py":
         try:
-            return enclosing_in(ast.parse("".join(lines)), line)
-        except (SyntaxError, ValueError):  # conflict markers, Python 2: fall back to reading indentation
+            return enclosing_in(parse_python("".join(lines)), line)
+        except SyntaxError:  # conflict markers, Python 2: fall back to reading indentation
             pass
     return _by_indentation(lines, line, _HEADS.get(suffix, _ANY))
+
+
+def parse_python(source: str | bytes) -> ast.Module:
+    """Any text; it is not run. Raises SyntaxError alone, also for a NUL byte, and for what is nested further than
+    people write and than code that walks down a tree can follow."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about upstream's escape sequences
+        try:
+            tree = ast.parse(source)
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise SyntaxError(str(error) or "nested too deeply") from error
+    level: list[ast.AST] = [tree]
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise SyntaxError("nested too deeply")
+    return tree
 
 
 def enclosing_in(tree: ast.Module, line: int) -> str:

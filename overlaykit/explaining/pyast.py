@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from ..enclosing import parse_python
 from ..lines import split_lines
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -85,25 +85,17 @@ class Module:
 @lru_cache(maxsize=256)
 def _read(data: bytes) -> Module | None:
     try:
-        return Module(data, _tree(data))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return Module(data, parse_python(data))
+    except SyntaxError:
         return None
-
-
-def _tree(data: bytes) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about upstream's escape sequences
-        return ast.parse(data)
 
 
 def not_python(data: bytes) -> int:
     """The first line that this interpreter cannot read as Python; 0 where it can, 1 where it does not say."""
     try:
-        _tree(data)
+        parse_python(data)
     except SyntaxError as error:
         return error.lineno or 1
-    except (ValueError, RecursionError, MemoryError):
-        return 1
     return 0
 
 

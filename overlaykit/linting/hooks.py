@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ..enclosing import enclosing, enclosing_in
+from ..enclosing import enclosing, enclosing_in, parse_python
 from ..lines import ChangedLine, changed_lines, split_lines
 from ..nearest import did_you_mean
 from ..patchfile import FileChange, Patch
@@ -99,8 +99,8 @@ class _Places:
         self.lines = split_lines(data)
         self.tree: ast.Module | None = None
         if self.python:
-            with suppress(SyntaxError, ValueError):  # another Python's syntax: names are then found by indentation
-                self.tree = ast.parse("".join(self.lines))
+            with suppress(SyntaxError):  # another Python's syntax: names are then found by indentation
+                self.tree = parse_python("".join(self.lines))
 
     def names(self) -> set[str]:
         """Every function, method and class of a Python file, dotted."""

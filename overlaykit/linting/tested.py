@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path, PurePosixPath
 
+from ..enclosing import parse_python
 from ..nearest import did_you_mean
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -22,8 +23,8 @@ def missing_test(project: Path, value: str) -> str:
     if not parts or not inside or path.suffix != ".py":
         return f"{value} is not of the form tests/FILE.py::test_function"
     try:
-        node: ast.AST = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError) as error:
+        node: ast.AST = parse_python(file.read_bytes())
+    except (OSError, SyntaxError) as error:
         return f"{name} cannot be read: {getattr(error, 'strerror', None) or error}"
     if not (path.stem.startswith("test_") or path.stem.endswith("_test")):
         return f"{name} is no file of tests: pytest looks into test_*.py and *_test.py"

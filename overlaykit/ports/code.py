@@ -43,7 +43,7 @@ def find_broken_uses(sides: Sides, overlay: Mapping[str, Path]) -> Iterator[Port
     for path, data in code.items():
         try:
             uses = read_uses(path, data)
-        except (SyntaxError, ValueError, RecursionError):  # nothing that upstream did
+        except SyntaxError:  # nothing that upstream did
             continue
         port = _Port(path, uses, sides, old, new, code)
         yield from _gone(port)

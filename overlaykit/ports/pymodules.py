@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import PurePosixPath
 
+from ..enclosing import parse_python
 from .pyuses import bound_names, dotted, imported, module_of, package_of, within
 
 
@@ -177,10 +178,8 @@ class Modules:
 
 def _parse(path: str, data: bytes) -> _Module:
     try:
-        tree = ast.parse(data)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # for another Python, or no Python at all
-        return _OPAQUE
-    if _is_deep(tree):
+        tree = parse_python(data)
+    except SyntaxError:  # for another Python, or no Python at all
         return _OPAQUE
     bindings: dict[str, list[ast.AST]] = {}
     stars = []
@@ -192,14 +191,6 @@ def _parse(path: str, data: bytes) -> _Module:
     calls = {dotted(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     hidden = "__getattr__" in bindings or bool(calls & {("globals",), ("exec",)}) or _touches_sys_modules(tree)
     return _Module({name: tuple(nodes) for name, nodes in bindings.items()}, tuple(stars), _public(tree), hidden)
-
-
-def _is_deep(tree: ast.Module) -> bool:
-    """Nested further than people write, and than code that walks down a tree can follow."""
-    level: list[ast.AST] = [tree]
-    for _ in range(200):
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
-    return bool(level)
 
 
 def _bindings(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[ast.AST, str, tuple[str, ...]]]:

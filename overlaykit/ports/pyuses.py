@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Optional
 
+from ..enclosing import parse_python
+
 _DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _MISSING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 Targets = dict[str, Optional[tuple[str, ...]]]  # name in a scope -> what it was imported as; None: something else
@@ -51,8 +53,8 @@ class Uses:
 
 
 def read_uses(path: str, data: bytes) -> Uses:
-    """Of the file at `path` in the tree. Raises SyntaxError or ValueError for what is no Python."""
-    module = ast.parse(data)
+    """Of the file at `path` in the tree. Raises SyntaxError for what is no Python."""
+    module = parse_python(data)
     reader = _Reader(package_of(path), _optional_imports(module))
     reader.read_scope(module, ())
     return Uses(tuple(reader.uses), tuple(reader.overrides), {name: tuple(c) for name, c in reader.methods.items()})

@@ -39,6 +39,6 @@ def _used(path: str, data: bytes | None) -> dict[tuple[str, ...], int]:
     """Dotted name -> the first line that uses it."""
     try:
         uses = read_uses(path, data or b"").names
-    except (SyntaxError, ValueError, RecursionError):
+    except SyntaxError:
         return {}
     return {use.names: use.line for use in reversed(uses)}

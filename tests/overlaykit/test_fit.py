@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from patchmaker import make_patch, make_repo
 
 from overlaykit.enclosing import enclosing
+from overlaykit.explaining.meaning import find_changes
 from overlaykit.fit import Misfit, explain
 from overlaykit.gitrepo import blob_id
 from overlaykit.patchfile import Patch, parse_patch
@@ -229,6 +230,22 @@ def test_the_enclosing_function(path: str, line: int, name: str) -> None:
     if path == "m.sh":
         text = text.replace("class ", " class ")
     assert enclosing(path, text.splitlines(keepends=True), line) == name
+
+
+@pytest.mark.parametrize(
+    "deep", ["-" * 5000 + "1", "-" * 100_000 + "1", "1 + " * 700 + "1", "a" + ".b" * 5000, "'\\0'"]
+)
+def test_python_that_is_nested_without_end(deep: str) -> None:
+    lines = ["def f():\n", f"    x = {deep}\n", "    return x\n"]
+    assert enclosing("a.py", lines, 2) == "f"
+    text = "".join(lines).encode()
+    changed = list(find_changes(text, text + b"y = 1\n", text, (), lambda name: ()))
+    assert all("cannot be compared" in finding.what for finding in changed)
+
+
+def test_pythons_warnings_about_upstream_are_not_shown(recwarn: pytest.WarningsRecorder) -> None:
+    assert enclosing("a.py", ["def f():\n", "    return '\\d'\n"], 2) == "f"
+    assert not recwarn.list
 
 
 def test_the_enclosing_key() -> None:
