@@ -1,7 +1,8 @@
 """One git command: the only importer of GitPython. Bytes in and bytes out, in an environment that is known.
 
-GitPython's traps, all met here: it strips the last newline and decodes unless told not to, it needs a real file
-as standard input, it dies at import where git is missing, and it cannot leave a variable out of the environment.
+GitPython's traps, all met here: it strips the last newline and decodes unless told not to, it puts the values of
+variables into a folder's name unless that is a Path, it needs a real file as standard input, it dies at import where
+git is missing, and it cannot leave a variable out of the environment.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def execute(
         if isinstance(stdin, bytes):  # GitPython needs a real file
             buffer.write(stdin)
             buffer.seek(0)
-        status, output, told = Git(str(cwd)).execute(
+        status, output, told = Git(cwd).execute(
             [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", *args],
             istream=buffer.fileno() if isinstance(stdin, bytes) else stdin.fileno(),
             with_extended_output=True,
@@ -121,7 +122,7 @@ def execute_showing_progress(args: Sequence[str], cwd: Path, env: Mapping[str, s
     if not sys.stdin or not sys.stdin.isatty():
         env = {"GIT_TERMINAL_PROMPT": "0", **env}  # nobody could answer
     with _without_leaked_variables(keep=True):
-        process = Git(str(cwd)).execute(
+        process = Git(cwd).execute(
             [Git.GIT_PYTHON_GIT_EXECUTABLE or "git", args[0], "--progress" if shown else "--quiet", *args[1:]],
             istream=stdin.fileno(),
             as_process=True,
