@@ -80,7 +80,7 @@ class Future:
         """`git rebase --onto` in a linked worktree; the worktree when it stopped, None when all went well."""
         worktree = self.folder.with_name(self.folder.name + "-rebase")
         git(self.folder, "worktree", "add", "-q", "--detach", str(worktree), self.patches[-1])
-        options = ("-c", "merge.conflictStyle=zdiff3", "rebase", "-q", "--onto", self.new, self.old)
+        options = ("-c", "merge.conflictStyle=diff3", "rebase", "-q", "--onto", self.new, self.old)
         done = subprocess.run(["git", "-C", str(worktree), *options], capture_output=True, env=CLEAN)
         self.rebased = worktree
         return self._linked(worktree) if done.returncode else None
