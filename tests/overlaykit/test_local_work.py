@@ -255,6 +255,7 @@ def test_own_commits_on_the_overlay_branch_are_kept(applied: Toy) -> None:
     assert applied.git("merge-base", "--is-ancestor", mine, "my-work") == ""
     saved = applied.git("for-each-ref", "--format=%(refname)", "refs/overlay/backup/")
     assert mine in applied.git("rev-list", saved).split("\n"), "the backup alone must keep the commits alive"
+    applied.git("fsck", "--no-dangling")
 
 
 def commit_mine(toy: Toy, path: str) -> str:
