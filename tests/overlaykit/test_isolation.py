@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from toys import ROOT, Toy, copy_toy, git, snapshot
 
+from overlaykit.gitrun import git_version
+
 HOSTILE = """
 [user]
 	useConfigOnly = true
@@ -303,6 +305,7 @@ def test_odd_names(toy: Toy) -> None:
     assert "Nothing to do" in toy.apply().out
 
 
+@pytest.mark.skipif(git_version() < (2, 36), reason="before 2.35.2 git does not ask who owns a repository")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 @pytest.mark.parametrize("allowed", ["the folder", "*", "nothing"])
 def test_a_workspace_of_another_user(toy: Toy, tmp_path: Path, expected: dict[str, str], allowed: str) -> None:
