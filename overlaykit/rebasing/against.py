@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from ..explaining.conflict import Conflict, explain_conflicts
 from ..gitrepo import Repo
@@ -45,7 +46,7 @@ def check_against(request: Request) -> RebaseReport:
         request.say(f"Replaying {len(course.commits)} patches onto {shown}")
         replay = Replay(_with_worktree(repo, project, scratch / "tree"), course)
         skipped, conflicts = _replay_all(replay, project)
-        look = "in a clone of upstream: git"  # what was fetched here is gone in a moment
+        look = _where_to_look(request, source, new)
         moves = compare_moves(repo, course, project.series, replay.result(), skipped, scratch / "clean", look)
         tip = replay.repo.line("rev-parse", "HEAD")
         ports = check_ports(repo, course.tip, tip, project.overlay, project.rules, course.old, course.new)
@@ -76,6 +77,13 @@ def _source(request: Request, project: Project, folder: Path) -> Repo:
     tried = addresses(project.upstream, request.upstream)
     with (folder / "clone-lock").open("wb") as lock:
         return clone_into(project.upstream, tried, folder / "clone", lock, request.say)
+
+
+def _where_to_look(request: Request, source: Repo, new: str) -> str:
+    """How a command starts that shows the new base: what was fetched for this run is gone in a moment."""
+    folder = request.workspace.resolve()
+    stays = source.worktree == folder and source.resolve(f"{new}^{{commit}}") != [None]
+    return f"git -C {quote(str(folder))}" if stays else "in a clone of upstream: git"
 
 
 def _with_worktree(repo: Repo, project: Project, folder: Path) -> Repo:

@@ -107,6 +107,9 @@ def _resume(job: Job, state: RebaseState) -> RebaseReport:
         what = f"A rebase onto {state.shown} is going on."
         raise FixTheCommand(what, fix=f"Go on: {how_to('rebase --continue', folder)}\nor: {how_to_abort(folder)}")
     linked = open_worktree(job.folder)
+    if linked is None and job.folder.exists():  # the workspace was moved, and git's record with it
+        job.repo.status_of("worktree", "repair", str(job.folder))
+        linked = open_worktree(job.folder)
     if state.running or linked is None:
         job.request.say("An earlier run was interrupted: replaying again, with what you resolved.")
         return _start(job, state)

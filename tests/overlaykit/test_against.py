@@ -59,6 +59,13 @@ def test_drift_does_not_fit(applied: Toy) -> None:
     assert (done.code, ", drifted" in done.out, "BaseModel.device" in done.out) == (1, True, True)
 
 
+def test_how_to_see_drift_is_said_for_where_the_commits_are(applied: Toy) -> None:
+    new = upstream_commits(applied, "Rewrite around the hook", {"minigpt4/base_model.py": DRIFTED})
+    assert "see: in a clone of upstream: git " in applied.run("check", "--against", "main").out
+    applied.git("fetch", "-q", str(applied.upstream), "+refs/heads/*:refs/remotes/origin/*")
+    assert f"see: git -C {applied.workspace} " in applied.run("check", "--against", new).out
+
+
 def test_without_a_workspace_a_clone_passes(toy: Toy) -> None:
     new = upstream_commits(toy, "Write a manual", {"MANUAL.md": b"# How\n"})
     done = toy.apply("check", "--against", new[:10])

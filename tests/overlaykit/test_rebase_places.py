@@ -30,7 +30,7 @@ def resolve_anywhere(toy: Toy) -> None:
     git(private, "add", MODEL)
 
 
-@pytest.mark.parametrize("name", ["with space", 'quote\'d "twice"', "-dash", "$HOME", "größe"])
+@pytest.mark.parametrize("name", ['quote\'d "twice" and a space', "$HOME"])
 def test_odd_paths(toy: Toy, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pasted, the commands find the place again."""
     monkeypatch.chdir(tmp_path)
@@ -86,6 +86,20 @@ def test_branch_overlay_in_another_worktree(applied: Toy) -> None:
     assert applied.git("rev-parse", "overlay") == tip
 
 
+def test_a_workspace_that_was_moved_keeps_what_was_resolved(applied: Toy) -> None:
+    upstream_commits(applied, "Use the second card", {MODEL: REWRITTEN})
+    applied.run("rebase")
+    (worktree(applied) / MODEL).write_bytes(RESOLVED)
+    applied.workspace = applied.workspace.rename(applied.folder / "elsewhere")
+    done = applied.run("rebase")
+    assert (done.code, "does not fit" in done.out) == (1, True), done.err
+    assert (worktree(applied) / MODEL).read_bytes() == RESOLVED
+    git(worktree(applied), "add", MODEL)
+    assert "read this first" in applied.run("rebase", "--continue").out
+    applied.apply("rebase", "--continue", "--accept-drift")
+    assert applied.git("worktree", "list").count("\n") == 0
+
+
 def test_two_at_once(applied: Toy) -> None:
     upstream_commits(applied, "Use the second card", {MODEL: REWRITTEN})
     import fcntl
@@ -108,7 +122,7 @@ def test_two_at_once(applied: Toy) -> None:
     assert applied.read(MODEL) == RESOLVED
 
 
-@pytest.mark.parametrize("verb", ["reset", "rebase", "commit", "worktree"])
+@pytest.mark.parametrize("verb", ["rebase", "commit"])
 def test_a_full_disk(applied: Toy, tmp_path: Path, verb: str) -> None:
     """git fails in the worktree; the next run goes on, and nothing of the project was touched."""
     upstream_commits(applied, "Use the second card", {MODEL: REWRITTEN})
