@@ -17,7 +17,8 @@ Knows git, patches and YAML, and nothing of MiniGPT-4. Read in this order:
     sources     clone and fetch; network, mirror, folder, bundle (transfer: one fetch; partial: what a partial clone
                 left out)
     project     patches/, overlay/, configs/ read together
-    patchfile   one patch, read strictly; the only importer of unidiff (mail: its header, patchrules: what is refused)
+    patchfile   one patch, read strictly; the only importer of unidiff (mail: its header, hunk: one block,
+                patchrules: what is refused)
     series      patches/series
     lines       text as git sees it, and the lines that a hunk changes
     fit         why a patch does not fit (enclosing: in which function; nearest: did you mean …;

@@ -20,8 +20,9 @@ from .configs import Rules, Value, rewrite
 from .errors import FixTheProjectFile, ReachTheUpstream, RebaseThePatch
 from .fit import Misfit, explain
 from .gitrepo import AUTHOR, Entry, Repo, blob_id
+from .hunk import apply_hunks
 from .objects import Objects
-from .patchfile import FileChange, Patch, apply_hunks
+from .patchfile import FileChange, Patch
 
 _SETTING = re.compile(r"^Setting: (\w+) = (\".*\")$", re.MULTILINE)
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from .enclosing import enclosing
 from .gitrepo import blob_id
+from .hunk import Hunk
 from .lines import split_lines
 from .nearest import nearest
-from .patchfile import FileChange, Hunk, Patch
+from .patchfile import FileChange, Patch
 
 RECORD_AGAIN = "If the change is still right there, record the patch again on this upstream."
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .patchfile import Hunk
+    from .hunk import Hunk
 
 
 def split_lines(data: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""One patch file, read strictly. unidiff reads and judges, git applies; nothing else imports unidiff.
+"""One patch file, read strictly. unidiff reads and judges, and nothing else imports it.
 
 git and unidiff both skip what they do not understand: surplus lines of a hunk, text between files, old-style
 diffs. So every line from the first `diff --git` on is accounted for here: each header, hunk and file must start
@@ -17,40 +17,9 @@ import unidiff
 
 from .errors import FixTheProjectFile
 from .gitrepo import NO_BLOB, on_disk
-from .lines import split_lines
+from .hunk import Hunk
 from .mail import broken, read_mail
 from .patchrules import check_modes, check_order, check_path, miscounted
-
-
-@dataclass(frozen=True)
-class Hunk:
-    """One `@@` block. Starts are 1-based, as in the header; a start is one less when its length is 0."""
-
-    line: int  # of the `@@` line in the patch file
-    old_start: int
-    old_len: int
-    new_start: int
-    new_len: int
-    section: str  # what git wrote after the second @@
-    lines: tuple[str, ...]  # with ' ', '-' or '+' in front; the newline is missing where the file ends without one
-
-    @property
-    def header(self) -> str:
-        counts = f"@@ -{self.old_start},{self.old_len} +{self.new_start},{self.new_len} @@"
-        return f"{counts} {self.section}".rstrip()
-
-    @property
-    def old_lines(self) -> tuple[str, ...]:
-        return tuple(line[1:] for line in self.lines if line[0] in " -")
-
-    @property
-    def new_lines(self) -> tuple[str, ...]:
-        return tuple(line[1:] for line in self.lines if line[0] in " +")
-
-    @property
-    def context_before(self) -> int:
-        """How many lines of context precede the first change."""
-        return next((at for at, line in enumerate(self.lines) if line[0] != " "), len(self.lines))
 
 
 @dataclass(frozen=True)
@@ -92,22 +61,6 @@ class Patch:
         """The first paragraph below the subject; "" where that is the trailers' already."""
         paragraphs = self.body.split("\n\n")
         return paragraphs[0] if len(paragraphs) > 1 or not self.trailers else ""
-
-
-def apply_hunks(data: bytes, hunks: tuple[Hunk, ...]) -> bytes | None:
-    """`data` with the hunks at the very lines that they name; None where other lines stand there.
-
-    As for git, a hunk without context at its end is one at the end of the file.
-    """
-    lines = split_lines(data)
-    length = len(lines)
-    for hunk in reversed(hunks):
-        start = hunk.old_start - (hunk.old_len > 0)
-        end = start + hunk.old_len
-        if tuple(lines[start:end]) != hunk.old_lines or (hunk.lines[-1][0] != " " and end != length):
-            return None
-        lines[start:end] = hunk.new_lines
-    return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def read_patch(path: str | Path) -> Patch:

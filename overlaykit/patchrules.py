@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .mail import broken
 
 if TYPE_CHECKING:
-    from .patchfile import Hunk
+    from .hunk import Hunk
 
 MODES = ("100644", "100755")
 

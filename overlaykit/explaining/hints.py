@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from ..enclosing import enclosing
 from ..gitrepo import Repo
+from ..hunk import Hunk
 from ..lines import printable, split_lines
-from ..patchfile import Hunk
 from .culprits import describe, touched_by
 from .linemap import carry
 from .regions import Region

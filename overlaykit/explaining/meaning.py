@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ..hunk import Hunk, apply_hunks
 from ..lines import changed_lines, printable
-from ..patchfile import Hunk, apply_hunks
 from .linemap import carry
 from .pyast import Module, Symbol, defined_as, not_python, statement_texts
 

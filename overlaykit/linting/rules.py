@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from ..hunk import Hunk
 from ..lines import ChangedLine, changed_lines
 from ..mail import TRAILER
 from ..nearest import did_you_mean
-from ..patchfile import FileChange, Hunk, Patch
+from ..patchfile import FileChange, Patch
 from ..patchwrite import file_name
 from .finding import Finding, LintRule
 from .hooks import check_paths, parse_hooks

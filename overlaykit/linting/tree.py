@@ -12,9 +12,10 @@ from ..configs import Rules, unfit
 from ..errors import FixTheProjectFile, OverlayError, RebaseThePatch
 from ..fit import explain
 from ..gitrepo import NO_BLOB, Repo, blob_id
+from ..hunk import apply_hunks
 from ..names import folded, parents
 from ..nearest import did_you_mean
-from ..patchfile import Patch, apply_hunks
+from ..patchfile import Patch
 from ..patchwrite import write_patch
 from ..plan import is_ancestor
 from ..project import Upstream

@@ -225,7 +225,9 @@ def test_a_patch_that_makes_such_a_name(clean: Toy) -> None:
     clean.apply("lock")
     (found,) = [found for found in lint(clean, "--fix")["findings"]]
     assert (found["line"], found["rule"]) == (42, "name")
-    assert found["what"] == "minigpt4/Base_model.py differs from upstream's minigpt4/base_model.py in case or accents only"
+    assert (
+        found["what"] == "minigpt4/Base_model.py differs from upstream's minigpt4/base_model.py in case or accents only"
+    )
 
 
 def test_a_partial_clone_that_lacks_what_is_patched(clean: Toy) -> None:
