@@ -9,7 +9,7 @@ from shlex import quote
 
 from ..explaining.conflict import Conflict, explain_conflicts
 from ..gitrepo import Repo
-from ..partial import fetch_absent
+from ..partial import fetch_to_replay
 from ..patchfile import Patch
 from ..plan import Request, build_project, has_pin
 from ..ports.ports import check_ports
@@ -17,7 +17,6 @@ from ..project import Project, read_project
 from ..sources import addresses, clone_into
 from ..sterile import sterile
 from ..tempfolder import temporary_folder
-from ..transfer import is_partial
 from ..workspace import open_workspace
 from .advice import about_line_ends
 from .moves import compare_moves
@@ -33,12 +32,10 @@ def check_against(request: Request) -> RebaseReport:
     with temporary_folder() as scratch:
         source = _source(request, project, scratch)
         (scratch / "apart").mkdir()
-        repo, partial = sterile(source, scratch / "apart"), is_partial(source)
+        repo = sterile(source, scratch / "apart")
         with (scratch / "fetch-lock").open("wb") as lock:
             new, shown = find_onto(repo, project, request.against, tried, lock, request.say)
-            if partial:
-                for commit in (project.upstream.commit, new):
-                    fetch_absent(repo, source, replace(project.upstream, commit=commit), tried, lock, request.say)
+            fetch_to_replay(repo, source, project, new, tried, lock, request.say)
         for name in ("now", "plan", "tree", "clean"):
             (scratch / name).mkdir()
         refuse_patched(repo, build_project(repo, project, {}, scratch / "now"), new, shown)

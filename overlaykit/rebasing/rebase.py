@@ -12,7 +12,7 @@ from ..carry import recover_first
 from ..errors import FixTheCommand, SaveYourWork
 from ..explaining.conflict import explain_conflicts
 from ..install import finish_install
-from ..partial import fetch_missing
+from ..partial import fetch_to_replay
 from ..plan import Request, build_project, compare_with_lock, has_pin, refuse_other_projects
 from ..project import read_project
 from ..sources import addresses, clone, fetch
@@ -85,8 +85,7 @@ def _begin(job: Job) -> RebaseReport:
     if new == project.upstream.commit:
         outcome = RebaseOutcome.NOTHING_TO_DO
         return RebaseReport("rebase", outcome, str(folder), shown=shown, notes=job.notes)
-    for commit in (project.upstream.commit, new):
-        fetch_missing(repo, replace(project.upstream, commit=commit), tried, job.lock, request.say)
+    fetch_to_replay(repo, repo, project, new, tried, job.lock, request.say)
     with job.workspace.scratch() as scratch:
         (scratch / "now").mkdir()
         built = build_project(repo, project, {}, scratch / "now")
