@@ -27,7 +27,7 @@ from .report import RebaseOutcome, RebaseReport
 from .state import RebaseState, read_state, remove_state, worktree_of
 from .strange import refuse_unstaged
 
-_TO_READ = (PortKind.IMPORT_GONE, PortKind.SIGNATURE)  # the others make the build fail
+_TO_READ = (PortKind.IMPORT_GONE, PortKind.SIGNATURE, PortKind.TAKEN)  # the others make the build fail
 
 
 def conclude(job: Job, state: RebaseState, replay: Replay) -> RebaseReport:

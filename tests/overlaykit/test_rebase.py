@@ -253,6 +253,15 @@ def test_a_file_of_the_overlay_that_upstream_has_now_is_reported(applied: Toy) -
     assert (applied.workspace / "predict.py").exists()
 
 
+def test_a_name_that_a_patch_takes_away_and_upstream_now_uses_has_to_be_read(applied: Toy) -> None:
+    upstream_commits(applied, "Use what is old", {"fresh.py": b"from old import x\n\nprint(x)\n"})
+    done = applied.run("rebase")
+    assert done.code == 1
+    assert "fresh.py:1" in done.out
+    assert "--accept-drift" in done.out, "nothing in overlay/ or configs/ could change it"
+    applied.apply("rebase", "--continue", "--accept-drift")
+
+
 def test_a_key_that_moved_is_reported(applied: Toy) -> None:
     moved = EVAL_YAML.replace(b"  low_resource: True\n", b"").replace(b"run:\n", b"run:\n  low_resource: True\n")
     upstream_commits(applied, "Move a key", {"eval_configs/eval.yaml": moved})
