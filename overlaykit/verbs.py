@@ -49,11 +49,11 @@ def apply(request: Request) -> Report:
         workspace.refuse_unfinished()
         if not has_pin(workspace.repo, project):
             fetch(workspace.repo, project.upstream, tried, lock, request.say)
-        fetch_missing(workspace.repo, project.upstream, tried, lock, request.say)
         state = workspace.state()
         refuse_other_projects(workspace, project, state)
         if is_current(workspace, project, request, state):
             return _report("apply", Outcome.NOTHING_TO_DO, workspace, project, notes)
+        fetch_missing(workspace.repo, project.upstream, tried, lock, request.say)
         with workspace.scratch() as scratch:
             plan = make_plan(workspace, project, request, state, workspace.repo, scratch)
             if plan.changes_nothing(state):  # the project's files changed, but not what they make
