@@ -41,7 +41,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "--abort": {"action": "store_true", "help": "give up; everything is as before"},
     "--accept-drift": {"action": "store_true", "help": "with --continue: what was shown is still right"},
     "--check": {"dest": "dry_run", "action": "store_true", "help": "write nothing; exit 1 if there is something"},
-    "--fix": {"action": "store_true", "help": "write patches/README.md"},
+    "--fix": {"action": "store_true", "help": "write patches/README.md, and patches anew that mean the same"},
 }
 _OF_VERB = {
     "apply": ("--upstream", "--set", "--force"),

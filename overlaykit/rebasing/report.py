@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
@@ -52,7 +52,7 @@ class RebaseReport:
     worktree: str = ""
     next: tuple[str, ...] = ()  # what to type
     notes: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = field(default=())  # check only: patches that were left out for they conflict
+    skipped: tuple[str, ...] = ()  # check only: patches that were left out for they conflict
 
     @property
     def code(self) -> int:
@@ -100,7 +100,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
-    return plain({name: getattr(value, name) for name in asdict(value)})
+    return plain({name: getattr(value, name) for name in (item.name for item in fields(value))})
 
 
 def _move_as_json(move: Move, skipped: Sequence[str]) -> dict[str, Any]:

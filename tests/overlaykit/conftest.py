@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from lintmaker import make_clean
 from toys import Toy, copy_toy
 
 # The same examples at every run: a suite that fails by chance teaches people to run it again.
@@ -36,3 +37,14 @@ def applied_master(toy_master: Path, tmp_path_factory: pytest.TempPathFactory) -
 def applied(applied_master: Path, tmp_path: Path) -> Toy:
     """A toy whose workspace has been applied once."""
     return copy_toy(applied_master, tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def clean_master(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy that keeps every rule of lint."""
+    return make_clean(tmp_path_factory.mktemp("lint") / "master").folder
+
+
+@pytest.fixture
+def clean(clean_master: Path, tmp_path: Path) -> Toy:
+    return copy_toy(clean_master, tmp_path / "toy")

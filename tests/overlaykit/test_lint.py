@@ -7,18 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lintmaker import FIRST, SECOND, brief, lint, make_clean, shallow, spoil
-from toys import ROOT, Toy, copy_toy, snapshot
-
-
-@pytest.fixture(scope="module")
-def clean_master(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_clean(tmp_path_factory.mktemp("lint") / "master").folder
-
-
-@pytest.fixture
-def clean(clean_master: Path, tmp_path: Path) -> Toy:
-    return copy_toy(clean_master, tmp_path / "toy")
+from lintmaker import FIRST, SECOND, brief, lint, shallow, spoil
+from toys import ROOT, Toy, snapshot
 
 
 def test_nothing_to_say(clean: Toy) -> None:

@@ -9,24 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lintmaker import FIRST, SECOND, brief, make_clean, shallow, spoil
+from lintmaker import FIRST, SECOND, brief, shallow, spoil
 from patchmaker import CLEAN, make_patch
-from toys import Toy, copy_toy
+from toys import Toy
 
 from overlaykit.linting.finding import Finding
 from overlaykit.linting.rules import check_chain, check_changes
 from overlaykit.patchfile import Patch, parse_patch
-
-
-@pytest.fixture(scope="module")
-def clean_master(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_clean(tmp_path_factory.mktemp("lint") / "master").folder
-
-
-@pytest.fixture
-def clean(clean_master: Path, tmp_path: Path) -> Toy:
-    return copy_toy(clean_master, tmp_path / "toy")
-
 
 HOOKS = b"Hooks: minigpt4/base_model.py (BaseModel.device)"
 TEST = b"tests/test_toy.py::test_device"

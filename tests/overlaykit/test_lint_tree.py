@@ -6,22 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from lintmaker import FIRST, SECOND, brief, lint, make_clean, spoil
+from lintmaker import FIRST, SECOND, brief, lint, spoil
 from patchmaker import git, make_patch
-from toys import UPSTREAM, Toy, copy_toy
+from toys import UPSTREAM, Toy
 
 from overlaykit.linting.hooks import Hook, check_symbols, parse_hooks
 from overlaykit.patchfile import parse_patch
-
-
-@pytest.fixture(scope="module")
-def clean_master(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_clean(tmp_path_factory.mktemp("lint") / "master").folder
-
-
-@pytest.fixture
-def clean(clean_master: Path, tmp_path: Path) -> Toy:
-    return copy_toy(clean_master, tmp_path / "toy")
 
 
 def test_hooks_that_are_not_true(clean: Toy) -> None:
