@@ -432,7 +432,9 @@ def test_planted_faults_show(ours, theirs, ids, mask, monkeypatch, fault):
         monkeypatch.setattr(
             llama_generate.Run,
             "step",
-            lambda run, tokens: run._forward(run.model.model.embed_tokens(tokens[:, None]), run.positions),
+            lambda run, tokens: run.model.logits(
+                run._read(run.model.model.embed_tokens(tokens[:, None]), run.positions)
+            ),
         )
     else:
         call["num_beams"] = 4

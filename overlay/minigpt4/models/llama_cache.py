@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .llama_config import LlamaConfig
-from .llama_ops import Ops, ops_for, rope_angles
+from .llama_ops import ops_for, rope_angles
+
+GROWTH = 256  # slots: a cache that grows a token at a time must not be copied at every token
 
 
 class KVCache:
@@ -26,23 +29,22 @@ class KVCache:
         self.length = 0
 
     @property
+    def batch(self) -> int:
+        return self.keys[0].shape[0]
+
+    @property
     def capacity(self) -> int:
         return self.keys[0].shape[2]
 
-    def update(self, layer: int, k: Tensor, v: Tensor, slots: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values at `slots`; return everything that the layer holds with them."""
-        ops.write_kv(self.keys[layer], k, slots)
-        ops.write_kv(self.values[layer], v, slots)
-        end = self.length + slots.shape[0]
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` tokens, keeping what is held. Copies, so allocate enough at the start."""
+        if capacity <= self.capacity:
+            return
+        capacity = -(-capacity // GROWTH) * GROWTH
         for tensors in (self.keys, self.values):
             for i, old in enumerate(tensors):
-                if old.shape[2] < capacity:
-                    tensors[i] = old.new_zeros((*old.shape[:2], capacity, old.shape[3]))
-                    tensors[i][:, :, : self.length] = old[:, :, : self.length]
+                tensors[i] = old.new_zeros((*old.shape[:2], capacity, old.shape[3]))
+                tensors[i][:, :, : self.length] = old[:, :, : self.length]
 
     def repeat(self, times: int) -> None:
         """Turn every sequence into `times` copies of itself, next to each other."""
@@ -59,28 +61,46 @@ class KVCache:
 class Step:
     """What all layers share in one pass over T new tokens.
 
-    cos, sin: the rotary angles of the new tokens. visible: who may look at whom, as llama_ops.attention wants it.
-    slots: (T,) where the cache keeps the new tokens.
+    slots: (T,) where the cache keeps the new tokens. length: slots that the new tokens may look at, theirs included.
+    cos, sin: the rotary angles of the new tokens. mask: who may look at whom, as `ops.attention` of the device wants it.
     """
 
     def __init__(
-        self, config: LlamaConfig, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
+        self,
+        config: LlamaConfig,
+        x: Tensor,
+        positions: Tensor,
+        padding: Tensor | None,
+        cache: KVCache | None,
+        slots: Tensor,
+        length: int,
     ) -> None:
-        past = 0 if cache is None else cache.length
-        self.ops = ops_for(x.device.type)
+        """x (B, T, C), positions (B, T) or (1, T), padding (B, at most the capacity) bool, False for padding."""
+        self.ops = ops_for(x.device)
         self.cache = cache
-        self.slots = torch.arange(past, past + x.shape[1], device=x.device)
+        self.slots = slots
+        self.length = length
+        capacity = length if cache is None else cache.capacity
+        if padding is not None and padding.shape[1] < capacity:
+            padding = F.pad(padding, (0, capacity - padding.shape[1]), value=True)
+        self.mask = self.ops.mask(padding, slots, length, capacity)
         self.cos, self.sin = rope_angles(positions, config.head_dim, config.rope_theta, x.dtype)
-        self.visible = self._visible(mask, past)
 
-    def _visible(self, mask: Tensor | None, past: int) -> Tensor | None:
-        """mask: (B, S) bool, False for padding, or None -> (B, 1, T, S) bool, or None where causal order says it."""
-        if mask is None and (past == 0 or len(self.slots) == 1):
-            return None
-        every = torch.arange(past + len(self.slots), device=self.slots.device)
-        causal = every <= self.slots[:, None]
-        if mask is None:
-            return causal[None, None]
-        # A padding token looks at itself: with nothing to look at, its softmax would be NaN and spread from there.
-        itself = every == self.slots[:, None]
-        return (causal & mask[:, None, None, :].bool()) | itself
+    @classmethod
+    def after(
+        cls, cache: KVCache | None, config: LlamaConfig, x: Tensor, positions: Tensor, padding: Tensor | None
+    ) -> Step:
+        """The pass that puts x behind what the cache holds."""
+        past = 0 if cache is None else cache.length
+        slots = torch.arange(past, past + x.shape[1], device=x.device)
+        return cls(config, x, positions, padding, cache, slots, past + x.shape[1])
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Rotate, store and look: q (B, H, T, D), k and v (B, K, T, D) -> (B, H, T, D)."""
+        q, k = self.ops.rope(q, k, self.cos, self.sin)
+        if self.cache is not None:
+            keys, values = self.cache.keys[layer], self.cache.values[layer]
+            self.ops.write_kv(keys, k, self.slots)
+            self.ops.write_kv(values, v, self.slots)
+            k, v = keys, values
+        return self.ops.attention(q, k, v, self.length, self.mask)

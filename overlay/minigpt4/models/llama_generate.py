@@ -11,7 +11,10 @@ from torch import Tensor
 
 from .device import own_dtype
 from .llama_beams import beam_search
+from .llama_graph import recorded_step
 from .llama_sampling import ScoreShaper, Settings
+
+PREFILL_BYTES = 512 << 20
 
 
 @torch.no_grad()
@@ -40,9 +43,10 @@ def generate(
             prompt, embeds = _inputs(model, input_ids, inputs_embeds)
             mask = _prompt_mask(prompt, embeds, attention_mask, settings)
             max_length, min_length = _lengths(model.config, settings, prompt, embeds, options)
-            run = Run(model, embeds, mask, capacity=embeds.shape[1] + max_length - prompt.shape[1])
+            capacity = embeds.shape[1] + max_length - prompt.shape[1]
             shape = ScoreShaper(settings, min_length, _as_list(logits_processor))
-            stop = Stop(max_length, settings.eos, _as_list(stopping_criteria))
+            stop = Stop(max_length, settings.eos, _as_list(stopping_criteria), model.device)
+            run = Run(model, embeds, mask, capacity)
             if settings.num_beams == 1:
                 return _one_by_one(run, prompt, settings, shape, stop, streamer)
             if streamer is not None:
@@ -53,32 +57,37 @@ def generate(
         raise
 
 
-def _one_by_one(run: Run, ids: Tensor, settings: Settings, shape: ScoreShaper, stop: Stop, streamer: Any) -> Tensor:
+def _one_by_one(run: Run, prompt: Tensor, settings: Settings, shape: ScoreShaper, stop: Stop, streamer: Any) -> Tensor:
     """The best token (greedy) or a drawn one, until every sequence has stopped."""
-    going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    going = torch.ones(len(prompt), dtype=torch.bool, device=prompt.device)
+    pad = prompt.new_tensor(settings.pad if settings.eos else 0)
+    ids = prompt.new_zeros(len(prompt), stop.max_length)
+    end = prompt.shape[1]
+    ids[:, :end] = prompt
     if streamer is not None:
-        streamer.put(ids.cpu())
+        streamer.put(prompt.cpu())
     logits = run.prefill()
     while True:
-        scores = shape(ids, logits)
+        scores = shape(ids[:, :end], logits)
         if settings.do_sample:
             tokens = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
         else:
             tokens = scores.argmax(dim=-1)
         if settings.eos:
-            tokens = tokens.where(going, tokens.new_tensor(settings.pad))
-        ids = torch.cat((ids, tokens[:, None]), dim=1)
+            tokens = tokens.where(going, pad)
+        ids[:, end] = tokens
+        end += 1
         if streamer is not None:
             run.check()  # showing tokens waits for the device anyway
             streamer.put(tokens.cpu())
-        going = going & ~stop(ids)
+        going = going & ~stop(ids[:, :end])
         if not going.any():
             break
         logits = run.step(tokens)
     run.check()
     if streamer is not None:
         streamer.end()
-    return ids
+    return ids[:, :end]
 
 
 class Run:
@@ -93,24 +102,32 @@ class Run:
         # All that follows the prompt is visible; without padding no mask is needed at all.
         padded = not bool(mask.all())
         self.mask = torch.nn.functional.pad(mask, (0, capacity - mask.shape[1]), value=True) if padded else None
-        self.cache = model.new_cache(len(embeds), capacity)
+        self.recorded = recorded_step(model, len(embeds), capacity, mask)
+        self.cache = model.new_cache(len(embeds), capacity) if self.recorded is None else self.recorded.cache
         self.broken = torch.zeros((), dtype=torch.bool, device=embeds.device)  # stays there until check()
 
     def prefill(self) -> Tensor:
         """Read the whole prompt -> the scores (B, V) of the first new token, float32."""
-        logits = self._forward(self.embeds, self.positions)
+        size = self.model.prefill_chunk or chunk_size(self.model, len(self.embeds))
+        for x, positions in zip(self.embeds.split(size, 1), self.positions.split(size, 1)):
+            hidden = self._read(x, positions)
+        logits = self._finite(self.model.logits(hidden))
         self.check()
         self.positions = self.positions[:, -1:]
         return logits
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append tokens (B,) -> the scores (B, V) of the ones that follow."""
+        """Append tokens (B,) -> the scores (B, V) of the ones that follow. Never waits for the device."""
         self.positions = self.positions + 1
-        return self._forward(self.model.model.embed_tokens(tokens[:, None]), self.positions)
+        if self.recorded is not None:
+            return self._finite(self.recorded(tokens))
+        hidden = self._read(self.model.model.embed_tokens(tokens[:, None]), self.positions)
+        return self._finite(self.model.logits(hidden))
 
     def check(self) -> None:
         """Raise FloatingPointError when any scores so far were no numbers. Waits for the device: not for every step."""
         if bool(self.broken):
+            self.model.forget_recording()  # its cache holds what is no number
             raise FloatingPointError(
                 f"The decoder gave NaN or infinity in {self.model.dtype}: a damaged weight file or image embedding, or "
                 "an overflow of float16. Run once with --device cpu (float32) to tell them apart."
@@ -118,34 +135,42 @@ class Run:
 
     def branch(self, times: int) -> None:
         """Go on as `times` copies of every sequence."""
+        self.recorded = None
         self.cache.repeat(times)
         self.positions = self.positions.repeat_interleave(times, dim=0)
         if self.mask is not None:
             self.mask = self.mask.repeat_interleave(times, dim=0)
 
-    def _forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        end = self.cache.length + x.shape[1]
-        mask = None if self.mask is None else self.mask[:, :end]
-        hidden = self.model.model(x, positions, mask, self.cache)
-        logits = self.model.logits(hidden[:, -1])
+    def _read(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x (B, T, C) -> what the last layer makes of the last token, (B, C)"""
+        return self.model.model(x, positions, self.mask, self.cache)[:, -1]
+
+    def _finite(self, logits: Tensor) -> Tensor:
         bad = ~logits.isfinite()
         self.broken = self.broken | bad.any()
         return logits.masked_fill(bad, 0.0)  # until check() speaks: drawing from NaN ends the process on CUDA
 
 
+def chunk_size(model: Any, batch: int) -> int:
+    """Tokens of a prompt per pass, so that what the widest layer makes of them stays within PREFILL_BYTES."""
+    config = model.config
+    width = 4 * config.hidden_size + 3 * config.intermediate_size
+    return max(1, PREFILL_BYTES // (batch * width * model.dtype.itemsize))
+
+
 class Stop:
     """Which sequences have ended: by length, by an end id, or by a criterion of the caller's."""
 
-    def __init__(self, max_length: int, eos: list[int], criteria: Iterable[Callable]) -> None:
+    def __init__(self, max_length: int, eos: list[int], criteria: Iterable[Callable], device: torch.device) -> None:
         self.max_length = max_length
-        self.eos = eos
+        self.eos = torch.tensor(eos, device=device) if eos else None  # made once: each copy to a device waits for it
         self.criteria = criteria
 
     def __call__(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> (B,) bool"""
         ended = torch.full((len(ids),), ids.shape[1] >= self.max_length, device=ids.device)
-        if self.eos:
-            ended = ended | torch.isin(ids[:, -1], torch.tensor(self.eos, device=ids.device))
+        if self.eos is not None:
+            ended = ended | (ids[:, -1:] == self.eos).any(-1)
         for criterion in self.criteria:
             ended = ended | criterion(ids, None)
         return ended

@@ -55,7 +55,9 @@ def load(model_class: Any, path: str | Path, torch_dtype: Any, device_map: Any) 
 
 @torch.no_grad()
 def _fill(model: nn.Module, folder: Path) -> None:
-    parameters = dict(model.named_parameters())
+    parameters = model.state_dict()  # views: what is copied into them lands in the fused matrices
+    if model.config.tie_word_embeddings:
+        del parameters["lm_head.weight"]  # the same tensor as embed_tokens
     missing = set(parameters)
     shards = _shards(folder)
     for number, shard in enumerate(shards, start=1):

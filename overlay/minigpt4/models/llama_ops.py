@@ -2,15 +2,16 @@
 
 This is the only place where the decoder may differ between npu, cuda and cpu. An entry of a table is a plain
 function on tensors; `REFERENCE` says in a few lines of PyTorch what each one must compute, and every faster entry
-is measured against it. To speed up a device, replace entries: `REFERENCE._replace(rms_norm=…)`.
+is measured against it. To speed up a device, replace entries: `REFERENCE._replace(rms_norm=…)`. The NPU's entries
+are in llama_ops_npu.py.
 
-Shapes: B batch, T new tokens, S tokens so far (old and new), H heads, K key/value heads, D head_dim, C hidden size.
+Shapes: B batch, T new tokens, S slots of the cache, H heads, K key/value heads, D head_dim, C hidden size.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,24 @@ class Ops(NamedTuple):
     """One implementation of each operation; the signatures are those of the functions below."""
 
     linear: Callable[..., Tensor]
+    int8_linear: Callable[..., Tensor]
     rms_norm: Callable[..., Tensor]
+    add_rms_norm: Callable[..., tuple]
     rope: Callable[..., tuple]
     write_kv: Callable[..., None]
+    mask: Callable[..., Any]
     attention: Callable[..., Tensor]
     swiglu: Callable[..., Tensor]
+
+
+def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (…, C) @ (weight (N, C) int8 * scale (N,)).T + bias -> (…, N), in the dtype of x.
+
+    The product runs on the integers and each column is scaled afterwards: the same sum, without a second copy of
+    the weights in x's precision times scale.
+    """
+    y = F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
+    return y if bias is None else y + bias
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -36,6 +50,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return weight * wide.to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """-> rms_norm(x + residual), and x + residual itself, which the next residual goes on from."""
+    total = x + residual
+    return rms_norm(total, weight, eps), total
 
 
 def rope_angles(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -67,27 +87,43 @@ def write_kv(cache: Tensor, new: Tensor, slots: Tensor) -> None:
     cache.index_copy_(2, slots, new)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v for q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
+def mask(padding: Tensor | None, slots: Tensor, length: int, capacity: int) -> Tensor | None:
+    """Who may look at whom in one pass, in the form that `attention` of the same table wants: made once, not per layer.
 
-    visible: (B, 1, T, S) bool, True where a query may look; None: no padding, and the T queries are all S tokens in
-    causal order, or the last one alone. The softmax runs in float32, and q is scaled before the product, which
-    could overflow float16 otherwise.
+    padding (B, capacity) bool, False for a slot that holds padding, or None: there is none, and the T new tokens are
+    the last of `length` in causal order. slots (T,): where the new tokens stand. Returns (B, 1, T, length) bool, True
+    where a query may look, or None where the causal order alone says it.
     """
-    k, v = _share_heads(k, v, q.shape[1])
+    if padding is None and len(slots) in (1, length):
+        return None
+    every = torch.arange(length, device=slots.device)
+    causal = every <= slots[:, None]
+    if padding is None:
+        return causal[None, None]
+    # A padding token looks at itself: with nothing to look at, its softmax would be NaN and spread from there.
+    return (causal & padding[:, None, None, :length]) | (every == slots[:, None])
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, length: int, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v for q (B, H, T, D) over the first `length` slots of k and v (B, K, S, D).
+
+    mask: what `mask` of this table gave. Returns (B, H, T, D). The softmax runs in float32, and q is scaled before
+    the product, which could overflow float16 otherwise.
+    """
+    k, v = _share_heads(k[:, :, :length], v[:, :, :length], q.shape[1])
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
-    if visible is None and q.shape[2] > 1:
-        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    if visible is not None:
-        scores = scores.masked_fill(~visible, float("-inf"))
+    if mask is None and q.shape[2] > 1:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
     return scores.float().softmax(dim=-1).to(q.dtype) @ v
 
 
-def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, length: int, mask: Tensor | None) -> Tensor:
     """`attention` through PyTorch's fused kernels."""
-    k, v = _share_heads(k, v, q.shape[1])
-    causal = visible is None and q.shape[2] > 1
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal)
+    k, v = _share_heads(k[:, :, :length], v[:, :, :length], q.shape[1])
+    causal = mask is None and q.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 def _share_heads(k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
@@ -98,17 +134,18 @@ def _share_heads(k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     return k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up (Shazeer 2020, arXiv 2002.05202)."""
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of gate_up (…, 2 I), gate first -> (…, I) (Shazeer 2020, arXiv 2002.05202)."""
+    gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
-REFERENCE = Ops(F.linear, rms_norm, rope, write_kv, attention, swiglu)
+REFERENCE = Ops(F.linear, int8_linear, rms_norm, add_rms_norm, rope, write_kv, mask, attention, swiglu)
 SDPA = REFERENCE._replace(attention=sdpa_attention)
 
 _TABLES = {"cpu": SDPA, "cuda": SDPA}
 
 
-def ops_for(device_type: str) -> Ops:
-    """The table of a device type ("cpu", "cuda", "npu", …); a type without one of its own gets REFERENCE."""
-    return _TABLES.get(device_type, REFERENCE)
+def ops_for(device: torch.device) -> Ops:
+    """The table of a device; a type without one of its own gets REFERENCE."""
+    return _TABLES.get(device.type, REFERENCE)

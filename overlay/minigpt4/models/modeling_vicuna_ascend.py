@@ -1,9 +1,9 @@
 """Vicuna's decoder in one page: a Llama for inference on NPU, CUDA and CPU.
 
-Drop-in for upstream's LlamaForCausalLM (minigpt4/models/modeling_llama.py at the pin): the same parameter names, the
-same forward arguments as far as upstream passes them, the same generate. It is not built on transformers' Llama, so
-it stays the same under every release of transformers. Every operation comes from one table (llama_ops.py); reading
-weights is llama_loading.py, choosing tokens is llama_generate.py.
+Drop-in for upstream's LlamaForCausalLM (minigpt4/models/modeling_llama.py at the pin): the same names in state_dict,
+the same forward arguments as far as upstream passes them, the same generate. It is not built on transformers' Llama,
+so it stays the same under every release of transformers. Every operation comes from one table (llama_ops.py); the
+matrices are llama_linear.py, reading weights is llama_loading.py, choosing tokens is llama_generate.py.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from .device import own_dtype
 from .llama_cache import KVCache, Step
 from .llama_config import LlamaConfig
 from .llama_generate import generate
+from .llama_graph import RecordedStep
+from .llama_linear import FusedLinear, Linear, fuse_on_load
 from .llama_loading import load
 from .llama_ops import Ops, ops_for
 
@@ -29,41 +31,29 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = config.head_dim
-        size, bias = config.hidden_size, config.attention_bias
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.q_proj = nn.Linear(size, heads * config.head_dim, bias=bias)
-        self.k_proj = nn.Linear(size, kv_heads * config.head_dim, bias=bias)
-        self.v_proj = nn.Linear(size, kv_heads * config.head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * config.head_dim, size, bias=bias)
+        queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+        self.sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+        self.qkv_proj = FusedLinear(config.hidden_size, self.sizes, config.attention_bias)
+        fuse_on_load(self, "qkv_proj")
+        self.o_proj = Linear(queries, config.hidden_size, config.attention_bias)
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        ops = step.ops
-        q = self._heads(ops.linear(x, self.q_proj.weight, self.q_proj.bias))
-        k = self._heads(ops.linear(x, self.k_proj.weight, self.k_proj.bias))
-        v = self._heads(ops.linear(x, self.v_proj.weight, self.v_proj.bias))
-        q, k = ops.rope(q, k, step.cos, step.sin)
-        if step.cache is not None:
-            k, v = step.cache.update(self.layer, k, v, step.slots, ops)
-        y = ops.attention(q, k, v, step.visible).transpose(1, 2).flatten(2)
-        return ops.linear(y, self.o_proj.weight, self.o_proj.bias)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, T, heads * D) -> (B, heads, T, D)"""
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        parts = self.qkv_proj(x, step.ops).split(list(self.sizes.values()), dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)  # (B, heads, T, D)
+        y = step.attend(self.layer, q, k, v)
+        return self.o_proj(y.transpose(1, 2).flatten(2), step.ops)
 
 
 class MLP(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         size, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = nn.Linear(size, inner, bias=bias)
-        self.up_proj = nn.Linear(size, inner, bias=bias)
-        self.down_proj = nn.Linear(inner, size, bias=bias)
+        self.gate_up_proj = FusedLinear(size, {"gate_proj": inner, "up_proj": inner}, bias)
+        fuse_on_load(self, "gate_up_proj")
+        self.down_proj = Linear(inner, size, bias)
 
     def forward(self, x: Tensor, ops: Ops) -> Tensor:
-        gate = ops.linear(x, self.gate_proj.weight, self.gate_proj.bias)
-        up = ops.linear(x, self.up_proj.weight, self.up_proj.bias)
-        return ops.linear(ops.swiglu(gate, up), self.down_proj.weight, self.down_proj.bias)
+        return self.down_proj(ops.swiglu(self.gate_up_proj(x, ops)), ops)
 
 
 class RMSNorm(nn.Module):
@@ -75,6 +65,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, ops: Ops) -> Tensor:
         return ops.rms_norm(x, self.weight, self.eps)
 
+    def add(self, x: Tensor, residual: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+        """-> the norm of x + residual, and x + residual"""
+        return ops.add_rms_norm(x, residual, self.weight, self.eps)
+
 
 class Block(nn.Module):
     def __init__(self, config: LlamaConfig, layer: int) -> None:
@@ -84,9 +78,14 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config)
         self.post_attention_layernorm = RMSNorm(config)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x, step.ops), step)
-        return x + self.mlp(self.post_attention_layernorm(x, step.ops), step.ops)
+    def forward(self, x: Tensor, residual: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
+        """The sum x + residual is what Hugging Face passes on; apart, the next norm adds them in one operation."""
+        if residual is None:
+            x, residual = self.input_layernorm(x, step.ops), x
+        else:
+            x, residual = self.input_layernorm.add(x, residual, step.ops)
+        x, residual = self.post_attention_layernorm.add(self.self_attn(x, step), residual, step.ops)
+        return self.mlp(x, step.ops), residual
 
 
 class Decoder(nn.Module):
@@ -101,12 +100,17 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """x (B, T, C), positions (B, T) or (1, T), mask (B, S) bool or None -> (B, T, C); fills the cache."""
-        step = Step(self.config, x, positions, mask, cache)
-        for layer in self.layers:
-            x = layer(x, step)
+        x = self.run(x, Step.after(cache, self.config, x, positions, mask))
         if cache is not None:
             cache.length += x.shape[1]
-        return self.norm(x, step.ops)
+        return x
+
+    def run(self, x: Tensor, step: Step) -> Tensor:
+        """All layers and the last norm over x (B, T, C); touches no counter, so that it can be recorded."""
+        residual = None
+        for layer in self.layers:
+            x, residual = layer(x, residual, step)
+        return self.norm(x, step.ops) if residual is None else self.norm.add(x, residual, step.ops)[0]
 
 
 class LlamaForCausalLM(nn.Module):
@@ -117,8 +121,11 @@ class LlamaForCausalLM(nn.Module):
         super().__init__()
         self.config = config if isinstance(config, LlamaConfig) else LlamaConfig.from_dict(config.to_dict())
         self.generation_defaults: dict[str, Any] = {}  # what generation_config.json says
+        self.graph = "auto"  # replay a recorded decode step: auto, on or off (llama_graph.py)
+        self.recording: RecordedStep | None = None  # the last one
+        self.prefill_chunk: int | None = None  # tokens of a prompt per pass; None: as many as memory allows
         self.model = Decoder(self.config)
-        self.lm_head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+        self.lm_head = Linear(self.config.hidden_size, self.config.vocab_size)
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.requires_grad_(False)
@@ -155,14 +162,19 @@ class LlamaForCausalLM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.lm_head.weight.dtype
+        """What activations are in; the weights too, unless they are int8."""
+        return self.model.embed_tokens.weight.dtype
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         return KVCache(self.config, batch, capacity, self.device, self.dtype)
 
+    def forget_recording(self) -> None:
+        """Free the recorded decode step and its cache."""
+        self.recording = None
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, C) -> (…, vocab_size) in float32"""
-        return ops_for(hidden.device.type).linear(hidden, self.lm_head.weight).float()
+        return self.lm_head(hidden, ops_for(hidden.device)).float()
 
     def forward(
         self,

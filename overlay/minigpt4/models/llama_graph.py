@@ -1,0 +1,215 @@
+"""One decode step, recorded once as a graph of the device and replayed for every token (CUDA and NPU).
+
+A step of Vicuna-7B is some three hundred small operations: launched one by one they take the host longer than the
+device needs to read the weights. A recording has no host values in it but those frozen when it was made, so all that
+changes from token to token lives in tensors (`tokens`, `slots`), or is replaced at each replay (the NPU's key
+lengths). Neither kind has run on a device: tests replay the same steps through a recorder of PyTorch operations.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from .device import select_device
+from .llama_cache import KVCache, Step
+
+WINDOW = 512  # slots: capacities are multiples, so that the next turn of a conversation can use the same recording
+
+
+class CudaRecording:
+    """A CUDA graph. The attention's reach is frozen: one recording per WINDOW of the cache, with a mask inside it."""
+
+    needs_mask = True
+
+    def __init__(self, compute: Callable[[], Tensor], device: torch.device, batch: int) -> None:
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):  # kernels choose their algorithms and workspaces before they are recorded
+            for _ in range(2):
+                compute()
+        torch.cuda.current_stream(device).wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = compute()
+
+    def replay(self, length: int) -> Tensor:
+        self.graph.replay()
+        return self.logits
+
+    @staticmethod
+    def reach(length: int, capacity: int) -> int:
+        """The slots that the recording which serves `length` reads."""
+        return min(-(-length // WINDOW) * WINDOW, capacity)
+
+    @staticmethod
+    def available() -> str | None:
+        """None, or why nothing can be recorded."""
+        return None
+
+
+class NpuRecording:
+    """An NPUGraph. The attention's key lengths are host values, which `update` replaces in every recorded layer.
+
+    torch_npu/npu/graphs.py (beta): `auto_dispatch_capture` records how to update them; releases 2.3.1.post6 and
+    2.4.0.post4 lack it, and a replay would attend to the recorded length for ever.
+    """
+
+    needs_mask = False
+
+    def __init__(self, compute: Callable[[], Tensor], device: torch.device, batch: int) -> None:
+        compute()  # what is loaded or compiled at first use must not happen inside the recording
+        torch.npu.synchronize(device)
+        self.batch = batch
+        self.graph = torch.npu.NPUGraph()
+        with torch.npu.graph(self.graph, auto_dispatch_capture=True):
+            self.logits = compute()
+
+    def replay(self, length: int) -> Tensor:
+        self.graph.update(cpu_update_input=[{"actual_seq_lengths_kv": [length] * self.batch}])
+        self.graph.replay()
+        return self.logits
+
+    @staticmethod
+    def reach(length: int, capacity: int) -> int:
+        return capacity
+
+    @staticmethod
+    def available() -> str | None:
+        graph = getattr(torch.npu, "graph", None)
+        if graph is None or "auto_dispatch_capture" not in inspect.signature(graph).parameters:
+            return "this torch_npu cannot update a recorded attention (auto_dispatch_capture is missing)"
+        return None
+
+
+RECORDINGS: dict[str, Any] = {"cuda": CudaRecording, "npu": NpuRecording}
+
+
+class RecordedStep:
+    """A decode step over one cache, with everything that changes in tensors of its own."""
+
+    def __init__(self, model: Any, recording: Any, batch: int, capacity: int) -> None:
+        self.model = model
+        self.recording = recording
+        self.cache: KVCache = model.new_cache(batch, -(-capacity // WINDOW) * WINDOW)
+        self.tokens = torch.zeros(batch, dtype=torch.long, device=model.device)
+        self.slots = torch.zeros(1, dtype=torch.long, device=model.device)
+        self.pads = torch.zeros(batch, dtype=torch.long, device=model.device)
+        self.visible = torch.ones(batch, self.cache.capacity, dtype=torch.bool, device=model.device)
+        self.padded = False
+        self.recordings: dict[tuple[int, bool], Any] = {}
+
+    def begin(self, mask: Tensor) -> None:
+        """Start a new prompt: mask (B, T) bool, False for padding on the left."""
+        self.cache.length = 0
+        self.padded = self.recording.needs_mask or not bool(mask.all())
+        self.pads.copy_((~mask).sum(1))
+        self.visible.fill_(True)
+        self.visible[:, : mask.shape[1]] = mask
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Append tokens (B,) -> the scores (B, V) that follow; overwritten by the next call."""
+        length = self.cache.length + 1
+        self.tokens.copy_(tokens)
+        self.slots.fill_(self.cache.length)
+        reach = self.recording.reach(length, self.cache.capacity)
+        if (reach, self.padded) not in self.recordings:
+            self.recordings[reach, self.padded] = self._record(reach)
+        logits = self.recordings[reach, self.padded].replay(length)
+        self.cache.length = length
+        return logits
+
+    def _record(self, reach: int) -> Any:
+        device, batch = self.model.device, len(self.tokens)
+        select_device(device)
+        return self.recording(lambda: self._compute(reach), device, batch)
+
+    def _compute(self, reach: int) -> Tensor:
+        """What is recorded. Computing it again changes nothing: the same slot gets the same keys."""
+        decoder = self.model.model
+        x = decoder.embed_tokens(self.tokens[:, None])
+        positions = (self.slots - self.pads)[:, None]
+        visible = self.visible if self.padded else None
+        step = Step(self.model.config, x, positions, visible, self.cache, self.slots, reach)
+        return self.model.logits(decoder.run(x, step)[:, -1])
+
+
+def recorded_step(model: Any, batch: int, capacity: int, mask: Tensor) -> RecordedStep | None:
+    """The recorded step for a prompt with `mask`, begun; None where steps are computed one by one.
+
+    The last one is kept with the model and used again while batch and capacity allow it: a conversation records once.
+    """
+    recording = _recording(model)
+    if recording is None:
+        return None
+    kept = model.recording
+    if kept is None or kept.cache.batch != batch or kept.cache.capacity < capacity:
+        model.recording = None  # free its cache before the next one is made
+        kept = model.recording = RecordedStep(model, recording, batch, capacity)
+    kept.begin(mask)
+    return kept
+
+
+def _recording(model: Any) -> Any:
+    if model.graph not in ("auto", "on", "off"):
+        raise ValueError(f"graph is {model.graph!r}: write auto, on or off.")
+    recording = RECORDINGS.get(model.device.type)
+    if model.graph == "off" or (recording is None and model.graph == "auto"):
+        return None
+    reason = f"there are none on {model.device.type}" if recording is None else recording.available()
+    if reason is None:
+        return recording
+    if model.graph == "on":
+        raise ValueError(f"A recorded decode step was asked for, but {reason}.")
+    return None
+
+
+@torch.no_grad()
+def check_graph(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Replay a small decoder's step on `device` against the step itself, over several windows; None or what is wrong.
+
+    The bound is what two orders of the same sums may differ by in `dtype`: logits here are of the size of 1.
+    """
+    from .llama_config import LlamaConfig
+    from .modeling_vicuna_ascend import LlamaForCausalLM
+
+    recording = RECORDINGS.get(device.type)
+    reason = f"there are none on {device.type}" if recording is None else recording.available()
+    if reason is not None:
+        return reason
+    shape = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 4}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=512, num_hidden_layers=2, **shape)).to(device, dtype)
+        tokens = torch.randint(512, (2, 2 * WINDOW + 40)).to(device)
+    model.graph = "off"
+    try:
+        return _compare(model, recording, tokens)
+    except RuntimeError as error:
+        return f"recording failed: {error}"
+
+
+def _compare(model: Any, recording: Any, tokens: Tensor) -> str | None:
+    """Both decode from the same prompts, of lengths on both sides of a window's edge and with padding."""
+    bound = 8 * torch.finfo(model.dtype).eps
+    recorded = RecordedStep(model, recording, *tokens.shape)
+    for start in (7, WINDOW - 4, 2 * WINDOW - 4):
+        mask = torch.ones(len(tokens), start, dtype=torch.bool, device=tokens.device)
+        mask[1, : start // 2] = False
+        recorded.begin(mask)
+        cache = model.new_cache(*tokens.shape)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        for target in (cache, recorded.cache):
+            model.model(model.model.embed_tokens(tokens[:, :start]), positions, mask, target)
+        for end in range(start, start + 16):
+            positions = positions[:, -1:] + 1
+            expected = model.logits(
+                model.model(model.model.embed_tokens(tokens[:, end : end + 1]), positions, mask, cache)[:, -1]
+            )
+            difference = float((recorded(tokens[:, end]) - expected).abs().max())
+            if not difference <= bound * float(expected.abs().max()):
+                return f"token {end} differs from the step itself by {difference:.1e}"
+    return None

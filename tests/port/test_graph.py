@@ -1,0 +1,125 @@
+"""The recorded decode step gives the tokens of the step itself.
+
+No graph of a device can be captured here: tests/recorded_graph.py records PyTorch operations instead, with the rules
+of a captured graph (nothing runs at the capture, host values are frozen, waiting is refused).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from port_models import llama_graph
+from port_models.llama_config import LlamaConfig
+from port_models.llama_graph import check_graph
+from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from tests.port.llama_folders import TINY
+from tests.recorded_graph import CaptureError, RecordedGraph
+
+SMALL_WINDOW = 8
+
+
+class LikeCuda(llama_graph.CudaRecording):
+    """A recording of CudaRecording's kind, made on the CPU."""
+
+    made = 0
+
+    def __init__(self, compute, device, batch):
+        type(self).made += 1
+        self.graph = RecordedGraph()
+        with self.graph.capture():
+            self.logits = compute()
+
+
+@pytest.fixture
+def model(monkeypatch):
+    monkeypatch.setattr(llama_graph, "WINDOW", SMALL_WINDOW)
+    monkeypatch.setitem(llama_graph.RECORDINGS, "cpu", LikeCuda)
+    LikeCuda.made = 0
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig.from_dict(TINY))
+
+
+def prompt(batch=1, length=5, seed=1):
+    return torch.randint(3, TINY["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def both_ways(model, **call):
+    answers = []
+    for graph in ("off", "auto"):
+        model.graph = graph
+        torch.manual_seed(7)
+        answers.append(model.generate(eos_token_id=None, **call))
+    return answers
+
+
+@pytest.mark.parametrize(("batch", "sample"), [(1, False), (3, False), (2, True)])
+def test_same_tokens_across_windows(model, batch, sample):
+    eager, recorded = both_ways(model, input_ids=prompt(batch), max_new_tokens=30, do_sample=sample)
+    assert torch.equal(eager, recorded)
+    assert LikeCuda.made == 5, "one recording per window of 8 slots up to slot 35"
+
+
+def test_same_tokens_with_padding(model):
+    ids = prompt(3, 6)
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    mask[2, :1] = 0
+    eager, recorded = both_ways(model, input_ids=ids, attention_mask=mask, max_new_tokens=20)
+    assert torch.equal(eager, recorded)
+
+
+def test_the_next_turn_uses_the_recording_again(model):
+    first = both_ways(model, input_ids=prompt(), max_new_tokens=20)
+    made, cache = LikeCuda.made, model.recording.cache
+    second = both_ways(model, input_ids=prompt(seed=2, length=4), max_new_tokens=12)
+    assert torch.equal(*first)
+    assert torch.equal(*second)
+    assert (LikeCuda.made, model.recording.cache) == (made, cache)
+    longer = both_ways(model, input_ids=prompt(seed=3), max_new_tokens=60)
+    assert torch.equal(*longer)
+    assert model.recording.cache is not cache
+
+
+def test_beams_are_computed_step_by_step(model):
+    assert torch.equal(*both_ways(model, input_ids=prompt(), max_new_tokens=10, num_beams=3))
+    assert LikeCuda.made == 0
+
+
+def test_nan_forgets_the_recording(model):
+    model.graph = "on"
+    embeds = model.model.embed_tokens(prompt())
+    model.generate(inputs_embeds=embeds, max_new_tokens=3, eos_token_id=None)
+    with pytest.raises(FloatingPointError, match="NaN or infinity"):
+        model.generate(inputs_embeds=embeds * float("nan"), max_new_tokens=3)
+    expected = model.generate(inputs_embeds=embeds, max_new_tokens=9, eos_token_id=None)
+    assert len(set(itertools.chain(*expected.tolist()))) > 1
+
+
+def test_off_on_and_nonsense(model, monkeypatch):
+    model.graph = "off"
+    model.generate(prompt(), max_new_tokens=2)
+    assert model.recording is None
+    model.graph = "no"
+    with pytest.raises(ValueError, match="auto, on or off"):
+        model.generate(prompt(), max_new_tokens=2)
+    monkeypatch.delitem(llama_graph.RECORDINGS, "cpu")
+    model.graph = "on"
+    with pytest.raises(ValueError, match="there are none on cpu"):
+        model.generate(prompt(), max_new_tokens=2)
+
+
+def test_the_check_passes_and_catches_a_frozen_slot(model, monkeypatch):
+    assert check_graph(torch.device("cpu"), torch.float32) is None
+    fill = torch.Tensor.fill_
+    monkeypatch.setattr(torch.Tensor, "fill_", lambda t, v: t if t.shape == (1,) and v == 20 else fill(t, v))
+    assert "differs" in check_graph(torch.device("cpu"), torch.float32)
+
+
+def test_the_check_reports_a_capture_that_fails(model, monkeypatch):
+    def refuse(*_):
+        raise CaptureError("no capture today")
+
+    monkeypatch.setattr(LikeCuda, "__init__", refuse)
+    assert "no capture today" in check_graph(torch.device("cpu"), torch.float32)
