@@ -63,13 +63,19 @@ def random_state(config: dict, seed: int = 0) -> dict[str, torch.Tensor]:
 
 def write_folder(folder: Path, seed: int = 0, shards: int = 2, **changes: object) -> Path:
     """config.json, generation_config.json and `shards` .bin files with their index."""
+    config = write_config(folder, **changes)
+    write_shards(folder, random_state(config, seed), shards)
+    return folder
+
+
+def write_config(folder: Path, **changes: object) -> dict:
+    """config.json and generation_config.json of TINY with these changes; returns the former."""
     config = {**TINY, **changes}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     (folder / "generation_config.json").write_text(json.dumps(special))
-    write_shards(folder, random_state(config, seed), shards)
-    return folder
+    return config
 
 
 def write_shards(folder: Path, state: dict[str, torch.Tensor], shards: int) -> None:

@@ -192,7 +192,7 @@ def test_half_precision_stays_near(tmp_path, ours, ids, dtype):
     [
         ({}, "either input_ids or inputs_embeds"),
         ({"input_ids": torch.ones(1, 2, dtype=torch.long), "inputs_embeds": torch.ones(1, 2, 32)}, "not both"),
-        ({"input_ids": torch.ones(1, 2, dtype=torch.long), "attention_mask": torch.ones(1, 3)}, r"expected \(1, 2\)"),
+        ({"input_ids": torch.ones(1, 2, dtype=torch.long), "attention_mask": torch.ones(1, 3)}, r"the prompt \(1, 2\)"),
     ],
 )
 def test_calls_that_make_no_sense(ours, call, message):

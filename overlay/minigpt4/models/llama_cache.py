@@ -62,7 +62,7 @@ class Step:
     """What all layers share in one pass over T new tokens.
 
     slots: (T,) where the cache keeps the new tokens. length: slots that the new tokens may look at, theirs included.
-    cos, sin: the rotary angles of the new tokens. mask: who may look at whom, as `ops.attention` of the device wants it.
+    cos, sin: the rotary angles of the new tokens. mask: who may look at whom, as `ops.attention` wants it.
     """
 
     def __init__(

@@ -7,15 +7,17 @@ remain: state_dict() gives q_proj, k_proj and v_proj as views of the fused weigh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .llama_ops import Ops
+from .llama_packing import pack, unpack
 
 
 class Linear(nn.Module):
-    """x (…, inputs) -> (…, outputs). weight (outputs, inputs); scale (outputs,) float32 when weight is int8."""
+    """x (…, inputs) -> (…, outputs). weight (outputs, inputs); scale (outputs,) when weight is int8."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__()
@@ -29,6 +31,32 @@ class Linear(nn.Module):
             return ops.linear(x, self.weight, self.bias)
         return ops.int8_linear(x, self.weight, self.scale, self.bias)
 
+    def pack(self, dtype: torch.dtype) -> None:
+        """Keep what is read at every token in the form in which it is read, where that changes no number.
+
+        The weight in this processor's order, where it has one; int8's scale in the dtype of the activations.
+        """
+        if self.scale is None:
+            self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+        elif torch.equal(self.scale.to(dtype).float(), self.scale.float()):
+            self.scale = nn.Parameter(self.scale.to(dtype), requires_grad=False)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """("weight", …), ("bias", …), ("scale", …), as far as there are; of a packed weight a plain copy."""
+        for kind in ("weight", "bias", "scale"):
+            tensor = getattr(self, kind)
+            if tensor is not None:
+                yield kind, unpack(tensor)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        for kind, tensor in self.tensors():
+            destination[prefix + kind] = tensor if keep_vars else tensor.detach()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if prefix + "weight" in state_dict:  # nothing can be written into a packed one
+            self.weight = nn.Parameter(unpack(self.weight), requires_grad=False)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
 
 class FusedLinear(Linear):
     """Several of Hugging Face's linear layers over one input, their outputs one after the other."""
@@ -38,19 +66,12 @@ class FusedLinear(Linear):
         super().__init__(inputs, sum(parts.values()), bias)
         self.parts = parts
 
-    def pieces(self) -> Iterator[tuple[str, Tensor]]:
-        """("q_proj.weight", its rows of the fused weight), … for every part and each of weight, bias and scale."""
-        start = 0
-        for name, rows in self.parts.items():
-            for kind in ("weight", "bias", "scale"):
-                tensor = getattr(self, kind)
-                if tensor is not None:
-                    yield f"{name}.{kind}", tensor[start : start + rows]
-            start += rows
-
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        for name, tensor in self.pieces():
-            destination[_beside(prefix) + name] = tensor if keep_vars else tensor.detach()
+        """Under Hugging Face's names: each part's rows, as views."""
+        beside = prefix.rstrip(".").rpartition(".")[0] + "."  # "layers.0.self_attn.qkv_proj." -> "layers.0.self_attn."
+        for kind, tensor in self.tensors():
+            for part, rows in zip(self.parts, tensor.split(list(self.parts.values()))):
+                destination[f"{beside}{part}.{kind}"] = rows if keep_vars else rows.detach()
 
 
 def fuse_on_load(owner: nn.Module, name: str) -> None:
@@ -64,11 +85,6 @@ def fuse_on_load(owner: nn.Module, name: str) -> None:
                 state[f"{prefix}{name}.{kind}"] = torch.cat([state.pop(key) for key in keys])
 
     owner._register_load_state_dict_pre_hook(join)
-
-
-def _beside(prefix: str) -> str:
-    """ "layers.0.self_attn.qkv_proj." -> "layers.0.self_attn." """
-    return prefix.rstrip(".").rpartition(".")[0] + "."
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, Linear]]:

@@ -1,7 +1,8 @@
 """Read a Hugging Face Llama folder into the decoder: shard by shard, straight into place.
 
 The parameters are allocated once on the target device in the target dtype, and every tensor of a shard is copied
-into its parameter and dropped, so the peak is the weights plus one shard at the worst.
+into its parameter and dropped, so the peak is the weights plus one shard at the worst. With 8-bit weights the
+matrices are allocated as int8, and every tensor is quantised on its way in, block by block.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import read_pth, why_unreadable
-from .device import resolve_device
+from .device import compute_dtype, resolve_device
 from .llama_config import LlamaConfig, read_json
+from .llama_int8 import NotFinite, quantise_into
+from .llama_linear import linears
 from .llama_tokens import count_tokens
 
 # Hugging Face's own order of preference.
@@ -30,11 +33,12 @@ class WeightsError(RuntimeError):
     """The weights cannot be read, or are not those that config.json describes."""
 
 
-def load(model_class: Any, path: str | Path, torch_dtype: Any, device_map: Any) -> nn.Module:
+def load(model_class: Any, path: str | Path, torch_dtype: Any, device_map: Any, int8: bool = False) -> nn.Module:
     """Build model_class(config) from the folder `path`; see LlamaForCausalLM.from_pretrained for the arguments.
 
     Raises FileNotFoundError when the folder, config.json or a shard is absent, and WeightsError when a shard cannot
-    be read, a parameter is missing or unknown, or a shape differs. Every message names the file.
+    be read, a parameter is missing or unknown, a shape differs, or a weight that is to be quantised is NaN or
+    infinite. Every message names the file.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -45,7 +49,13 @@ def load(model_class: Any, path: str | Path, torch_dtype: Any, device_map: Any) 
     config = LlamaConfig.from_folder(folder)
     with torch.device("meta"):
         model = model_class(config)
-    model = model.to(dtype=_dtype(torch_dtype, config)).to_empty(device=_device(device_map))
+    device, dtype = _device(device_map), _dtype(torch_dtype, config)
+    if int8 and dtype == torch.float16:
+        dtype = compute_dtype(device)  # upstream's low_resource names float16 for every device
+    model = model.to(dtype=dtype)
+    if int8:
+        make_int8(model)
+    model = model.to_empty(device=device)
     if config.tie_word_embeddings:  # to_empty gives each name memory of its own
         model.lm_head.weight = model.model.embed_tokens.weight
     _fill(model, folder)
@@ -53,11 +63,25 @@ def load(model_class: Any, path: str | Path, torch_dtype: Any, device_map: Any) 
     return model.eval()
 
 
+def make_int8(model: nn.Module) -> None:
+    """Give every matrix room for int8 and its scales; called on the meta device, so nothing is allocated yet.
+
+    A head that shares the embedding's weights stays with them: the embedding is a table to look up in.
+    """
+    for name, linear in linears(model):
+        if not (name == "lm_head" and model.config.tie_word_embeddings):
+            weight = torch.empty_like(linear.weight, dtype=torch.int8)
+            scale = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+            linear.weight = nn.Parameter(weight, requires_grad=False)
+            linear.scale = nn.Parameter(scale, requires_grad=False)
+
+
 @torch.no_grad()
 def _fill(model: nn.Module, folder: Path) -> None:
     parameters = model.state_dict()  # views: what is copied into them lands in the fused matrices
     if model.config.tie_word_embeddings:
         del parameters["lm_head.weight"]  # the same tensor as embed_tokens
+    scales = {name: parameters.pop(name) for name in list(parameters) if name.endswith(".scale")}
     missing = set(parameters)
     shards = _shards(folder)
     for number, shard in enumerate(shards, start=1):
@@ -74,7 +98,10 @@ def _fill(model: nn.Module, folder: Path) -> None:
                     "belong to another model or another config.json."
                 )
             _check_shape(name, tensor, parameter, shard, model.config)
-            parameter.copy_(tensor)
+            if parameter.dtype == torch.int8:
+                _quantise(name, tensor, parameter, scales[name[: -len("weight")] + "scale"], shard)
+            else:
+                parameter.copy_(tensor)
             missing.discard(name)
     if missing:
         names = sorted(missing)
@@ -82,6 +109,13 @@ def _fill(model: nn.Module, folder: Path) -> None:
             f"{folder}: the weights lack {len(names)} of {len(parameters)} parameters, first {', '.join(names[:3])}. "
             "The download is incomplete, or config.json belongs to another model."
         )
+
+
+def _quantise(name: str, tensor: Tensor, integers: Tensor, scale: Tensor, shard: Path) -> None:
+    try:
+        quantise_into(tensor, integers, scale)
+    except NotFinite as error:
+        raise WeightsError(f"{shard}: {name}: {error} Is the download complete?") from error
 
 
 def _check_shape(name: str, tensor: Tensor, parameter: Tensor, shard: Path, config: LlamaConfig) -> None:

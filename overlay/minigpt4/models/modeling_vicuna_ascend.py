@@ -21,7 +21,8 @@ from .llama_cache import KVCache, Step
 from .llama_config import LlamaConfig
 from .llama_generate import generate
 from .llama_graph import RecordedStep
-from .llama_linear import FusedLinear, Linear, fuse_on_load
+from .llama_inputs import embed, padding_mask
+from .llama_linear import FusedLinear, Linear, fuse_on_load, linears
 from .llama_loading import load
 from .llama_ops import Ops, ops_for
 
@@ -122,6 +123,7 @@ class LlamaForCausalLM(nn.Module):
         self.config = config if isinstance(config, LlamaConfig) else LlamaConfig.from_dict(config.to_dict())
         self.generation_defaults: dict[str, Any] = {}  # what generation_config.json says
         self.graph = "auto"  # replay a recorded decode step: auto, on or off (llama_graph.py)
+        self.compile = False  # let torch.compile fuse the recorded step (CUDA)
         self.recording: RecordedStep | None = None  # the last one
         self.prefill_chunk: int | None = None  # tokens of a prompt per pass; None: as many as memory allows
         self.model = Decoder(self.config)
@@ -141,14 +143,19 @@ class LlamaForCausalLM(nn.Module):
         """Load a Hugging Face Llama folder, straight onto its device and into its dtype.
 
         torch_dtype: a dtype, or None or "auto" for the one in config.json. device_map: None (CPU), a device, or
-        upstream's {"": device}. Errors name the file: see llama_loading.load.
+        upstream's {"": device}. load_in_8bit: keep the matrices as int8 (llama_int8.py), half of float16's memory;
+        torch_dtype is then what activations are in, and float16 means the device's own (on the CPU it is another).
+        Errors name the file: see llama_loading.load.
         """
-        if load_in_8bit:
-            raise ValueError(
-                "low_resource: True asks for 8-bit weights through bitsandbytes, which has no NPU or CPU support. "
-                "Set low_resource: False in the eval YAML (or --options model.low_resource=False)."
-            )
-        return load(cls, path, torch_dtype, device_map)
+        model = load(cls, path, torch_dtype, device_map, load_in_8bit)
+        model.pack()
+        return model
+
+    def pack(self) -> None:
+        """Bring the matrices, one after the other, into the form that the device reads fastest; no number changes."""
+        for _, linear in linears(self):
+            if linear.weight is not self.model.embed_tokens.weight:
+                linear.pack(self.dtype)
 
     generate = generate
 
@@ -164,6 +171,11 @@ class LlamaForCausalLM(nn.Module):
     def dtype(self) -> torch.dtype:
         """What activations are in; the weights too, unless they are int8."""
         return self.model.embed_tokens.weight.dtype
+
+    @property
+    def int8(self) -> bool:
+        """Whether the matrices are 8 bits wide."""
+        return any(linear.scale is not None for _, linear in linears(self))
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         return KVCache(self.config, batch, capacity, self.device, self.dtype)
@@ -197,7 +209,7 @@ class LlamaForCausalLM(nn.Module):
         Returns an object with .loss, .logits (B, T, vocab) float32 and .past_key_values.
         """
         with own_dtype(self.device):
-            x = self._embed(input_ids, inputs_embeds)
+            x = embed(self, input_ids, inputs_embeds)
             batch, new = x.shape[:2]
             cache = self._cache_for(past_key_values, use_cache, batch, new)
             past = 0 if cache is None else cache.length
@@ -210,14 +222,6 @@ class LlamaForCausalLM(nn.Module):
             return tuple(part for part in (loss, logits, cache) if part is not None)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
 
-    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Pass either input_ids or inputs_embeds, and not both.")
-        if inputs_embeds is None:
-            return self.model.embed_tokens(input_ids)
-        # Under autocast the projection hands over float16 whatever the decoder runs in.
-        return inputs_embeds.to(self.dtype)
-
     def _cache_for(self, past: Any, use_cache: bool | None, batch: int, new: int) -> KVCache | None:
         if past is None:
             return self.new_cache(batch, new) if use_cache else None
@@ -225,6 +229,8 @@ class LlamaForCausalLM(nn.Module):
             raise TypeError(
                 f"past_key_values is a {type(past).__name__}; pass back what this model returned (a KVCache)."
             )
+        if past.batch != batch:
+            raise ValueError(f"past_key_values holds {past.batch} sequences, and {batch} go on from it.")
         past.reserve(past.length + new)
         return past
 
@@ -232,12 +238,7 @@ class LlamaForCausalLM(nn.Module):
         """A (B, S) bool mask, or None where there is no padding and the faster causal path serves."""
         if mask is None:
             return None
-        if mask.shape != (batch, length):
-            raise ValueError(
-                f"attention_mask has shape {tuple(mask.shape)}; expected {(batch, length)}: one entry for each "
-                "token so far, those in the cache included."
-            )
-        mask = mask.to(self.device).bool()
+        mask = padding_mask(mask, batch, length, self.device)
         return None if bool(mask.all()) else mask
 
 
