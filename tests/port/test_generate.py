@@ -367,20 +367,29 @@ class Letters:
         return " ".join(chr(97 + token % 26) for token in ids)
 
 
-def read_in_this_thread(streamer) -> tuple[list[str], bool]:
-    """What a reader gets, and whether it came to the end by itself."""
+def read_in_a_thread(streamer) -> tuple[list[str], BaseException | None]:
+    """What a reader gets, and the error that it ends with; fails where it would wait for ever."""
     pieces: list[str] = []
-    reader = threading.Thread(target=lambda: pieces.extend(streamer), daemon=True)
+    errors: list[BaseException] = []
+
+    def read():
+        try:
+            pieces.extend(streamer)
+        except BaseException as error:
+            errors.append(error)
+
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     reader.join(timeout=20)
-    return pieces, not reader.is_alive()
+    assert not reader.is_alive()
+    return pieces, errors[0] if errors else None
 
 
 def test_an_iterator_streamer_reads_the_text(ours, ids):
     streamer = transformers.TextIteratorStreamer(Letters(), skip_prompt=True)
     answer = ours.generate(ids[:1], max_new_tokens=5, streamer=streamer)
-    pieces, ended = read_in_this_thread(streamer)
-    assert ended
+    pieces, error = read_in_a_thread(streamer)
+    assert error is None
     assert "".join(pieces) == Letters().decode(answer[0, 9:])
 
 
@@ -397,10 +406,10 @@ def test_an_error_ends_the_stream_and_reaches_the_reader(ours, ids):
 
     with pytest.raises(RuntimeError, match="went away"):
         ours.generate(ids[:1], max_new_tokens=9, streamer=streamer, stopping_criteria=[fail_later])
-    pieces, ended = read_in_this_thread(streamer)
-    assert ended
+    pieces, error = read_in_a_thread(streamer)
     assert len("".join(pieces).split()) == 3
-    assert str(streamer.error) == "the device went away"
+    assert str(error) == "the device went away"
+    assert streamer.error is error
 
 
 def test_a_failing_tokenizer_ends_the_stream_too(ours, ids):
@@ -409,16 +418,16 @@ def test_a_failing_tokenizer_ends_the_stream_too(ours, ids):
             raise KeyError("no such id")
 
     streamer = transformers.TextIteratorStreamer(Broken(), skip_prompt=True)
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError) as raised:
         ours.generate(ids[:1], max_new_tokens=3, streamer=streamer)
-    assert read_in_this_thread(streamer) == ([""], True)
+    assert read_in_a_thread(streamer) == ([""], raised.value)
 
 
 def test_bad_options_end_the_stream(ours, ids):
     streamer = transformers.TextIteratorStreamer(Letters(), skip_prompt=True)
     with pytest.raises(TypeError):
         ours.generate(ids[:1], streamer=streamer, typo=1)
-    assert read_in_this_thread(streamer)[1]
+    assert isinstance(read_in_a_thread(streamer)[1], TypeError)
 
 
 # Faults in the loop would show

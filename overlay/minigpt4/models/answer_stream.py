@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Callable
 
 from transformers import TextStreamer
@@ -64,3 +65,34 @@ class BeforeStop:
     def _overlap(self, text: str) -> int:
         """How many characters at the end of `text` the stop word could begin with."""
         return max(n for n in range(len(self.stop)) if text.endswith(self.stop[:n]))
+
+
+class _Failure:
+    """What a stream ends with instead of its stop signal: whoever takes it from the queue gets the error.
+
+    Hugging Face's iterating streamers compare what they take with their stop signal, in the thread that reads.
+    """
+
+    __hash__ = None
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __eq__(self, other: object) -> bool:
+        if other is self:
+            raise self.error
+        return False
+
+
+def end_with(streamer: Any, error: BaseException) -> None:
+    """End the stream, if there is one, because of `error`: the thread that reads gets it after the text so far."""
+    if streamer is None:
+        return
+    streamer.error = error
+    streamer.stop_signal = _Failure(error)
+    try:
+        streamer.end()
+    except Exception:  # the streamer is what failed: drop the text that it holds, its reader must not wait
+        streamer.token_cache = []
+        with contextlib.suppress(Exception):  # `error` is the one to be seen
+            streamer.end()

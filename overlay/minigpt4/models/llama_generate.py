@@ -9,9 +9,11 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
+from .answer_stream import end_with
 from .device import own_dtype
 from .llama_beams import beam_search
 from .llama_graph import recorded_step
+from .llama_inputs import embed, prompt_mask, token_ids
 from .llama_sampling import ScoreShaper, Settings
 
 PREFILL_BYTES = 512 << 20
@@ -33,27 +35,32 @@ def generate(
     Give input_ids (B, T), and the prompt is part of the result, or inputs_embeds (B, T, C), and it is not.
     attention_mask (B, T): 0 for padding, which stands on the left; left out, it is found from pad_token_id.
     stopping_criteria: callables (ids, scores) -> bool, or a (B,) bool tensor. streamer: as Hugging Face's; when
-    generation fails, the exception is left in `streamer.error` and the stream is ended, so that the thread that reads
-    it does not wait for ever. options: the fields of llama_sampling.Settings; what is left out comes from
-    generation_config.json.
+    generation fails, the thread that iterates over it gets the exception after the text so far, instead of waiting
+    for ever; it is also left in `streamer.error`. options: the fields of llama_sampling.Settings; what is left out
+    comes from generation_config.json.
     """
     try:
         with own_dtype(model.device):
             settings = Settings.for_call(model.config, model.generation_defaults, options)
-            prompt, embeds = _inputs(model, input_ids, inputs_embeds)
-            mask = _prompt_mask(prompt, embeds, attention_mask, settings)
+            embeds = embed(model, input_ids, inputs_embeds)
+            # The ids that the result begins with: a prompt of embeddings has none.
+            prompt = embeds.new_zeros(len(embeds), 0).long() if input_ids is None else token_ids(model, input_ids)
+            mask = prompt_mask(model, prompt, embeds, attention_mask, settings)
             max_length, min_length = _lengths(model.config, settings, prompt, embeds, options)
             capacity = embeds.shape[1] + max_length - prompt.shape[1]
             shape = ScoreShaper(settings, min_length, _as_list(logits_processor))
             stop = Stop(max_length, settings.eos, _as_list(stopping_criteria), model.device)
-            run = Run(model, embeds, mask, capacity)
-            if settings.num_beams == 1:
-                return _one_by_one(run, prompt, settings, shape, stop, streamer)
-            if streamer is not None:
+            if settings.num_beams > 1 and streamer is not None:
                 raise ValueError("A streamer cannot show beam search: use num_beams=1.")
-            return beam_search(run, prompt, settings, shape, stop, max_length)
+            run = Run(model, embeds, mask, capacity, record=settings.num_beams == 1)
+            try:
+                if settings.num_beams == 1:
+                    return _one_by_one(run, prompt, settings, shape, stop, streamer)
+                return beam_search(run, prompt, settings, shape, stop, max_length)
+            finally:
+                run.end()
     except BaseException as error:
-        _end_stream(streamer, error)
+        end_with(streamer, error)
         raise
 
 
@@ -93,8 +100,11 @@ def _one_by_one(run: Run, prompt: Tensor, settings: Settings, shape: ScoreShaper
 class Run:
     """A prompt on its way through the decoder: its cache, its padding and its next positions."""
 
-    def __init__(self, model: Any, embeds: Tensor, mask: Tensor, capacity: int) -> None:
-        """embeds (B, T, C); mask (B, T) bool; capacity: tokens that the cache must hold in the end."""
+    def __init__(self, model: Any, embeds: Tensor, mask: Tensor, capacity: int, record: bool = True) -> None:
+        """embeds (B, T, C); mask (B, T) bool; capacity: tokens that the cache must hold in the end.
+
+        record: replay a recorded step where the model may; beams do not, their caches change places at every step.
+        """
         self.model = model
         self.embeds = embeds
         self.capacity = capacity
@@ -102,7 +112,7 @@ class Run:
         # All that follows the prompt is visible; without padding no mask is needed at all.
         padded = not bool(mask.all())
         self.mask = torch.nn.functional.pad(mask, (0, capacity - mask.shape[1]), value=True) if padded else None
-        self.recorded = recorded_step(model, len(embeds), capacity, mask)
+        self.recorded = recorded_step(model, len(embeds), capacity, mask, self) if record else None
         self.cache = model.new_cache(len(embeds), capacity) if self.recorded is None else self.recorded.cache
         self.broken = torch.zeros((), dtype=torch.bool, device=embeds.device)  # stays there until check()
 
@@ -133,9 +143,13 @@ class Run:
                 "an overflow of float16. Run once with --device cpu (float32) to tell them apart."
             )
 
+    def end(self) -> None:
+        """Nothing follows: the next prompt may use the recorded step, also while this run is still referred to."""
+        if self.recorded is not None:
+            self.recorded.end()
+
     def branch(self, times: int) -> None:
-        """Go on as `times` copies of every sequence."""
-        self.recorded = None
+        """Go on as `times` copies of every sequence; not for a recorded step, whose tensors stay as they are."""
         self.cache.repeat(times)
         self.positions = self.positions.repeat_interleave(times, dim=0)
         if self.mask is not None:
@@ -176,31 +190,6 @@ class Stop:
         return ended
 
 
-def _inputs(model: Any, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[Tensor, Tensor]:
-    """-> the ids that the result begins with (none for embeddings), and the prompt's embeddings."""
-    if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("Pass either input_ids or inputs_embeds to generate, and not both.")
-    given = input_ids if inputs_embeds is None else inputs_embeds
-    if given.dim() != (2 if inputs_embeds is None else 3) or given.shape[1] == 0:
-        raise ValueError(f"The prompt has shape {tuple(given.shape)}; expected (batch, tokens >= 1) and the width.")
-    given = given.to(model.device)
-    if inputs_embeds is None:
-        return given, model.model.embed_tokens(given)
-    return torch.zeros(len(given), 0, dtype=torch.long, device=given.device), given.to(model.dtype)
-
-
-def _prompt_mask(prompt: Tensor, embeds: Tensor, mask: Tensor | None, settings: Settings) -> Tensor:
-    """(B, T) bool. A padding id that also ends sequences says nothing about padding."""
-    if mask is not None:
-        if mask.shape != embeds.shape[:2]:
-            raise ValueError(f"attention_mask is {tuple(mask.shape)}, the prompt {tuple(embeds.shape[:2])}.")
-        return mask.to(embeds.device).bool()
-    pad = settings.pad_token_id
-    if prompt.shape[1] and pad is not None and pad not in settings.eos:
-        return prompt != pad
-    return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-
-
 def _lengths(config: Any, settings: Settings, prompt: Tensor, embeds: Tensor, options: dict) -> tuple[int, int]:
     """-> (max_length, min_length) in ids of the result; a prompt of embeddings has no ids, but counts."""
     start, context = prompt.shape[1], embeds.shape[1]
@@ -235,14 +224,3 @@ def _as_list(given: Any) -> list:
     if given is None:
         return []
     return [given] if callable(given) and not isinstance(given, list) else list(given)
-
-
-def _end_stream(streamer: Any, error: BaseException) -> None:
-    if streamer is None:
-        return
-    streamer.error = error
-    try:
-        streamer.end()
-    except Exception:  # the streamer is what failed: drop the text that it holds, its reader must not wait
-        streamer.token_cache = []
-        streamer.end()

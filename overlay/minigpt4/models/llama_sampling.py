@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, Callable
 
 import torch
@@ -27,6 +28,13 @@ _OFF = {
     "min_length": 0,
     "do_sample": False,
     "early_stopping": False,
+}
+
+
+_KINDS = {
+    **dict.fromkeys(("temperature", "top_p", "repetition_penalty", "length_penalty"), Real),
+    **dict.fromkeys(("max_length", "max_new_tokens", "min_length", "min_new_tokens"), Integral),
+    **dict.fromkeys(("top_k", "num_beams", "num_return_sequences"), Integral),
 }
 
 
@@ -78,9 +86,11 @@ class Settings:
     @property
     def eos(self) -> list[int]:
         """The ids that end a sequence; empty when nothing does."""
-        if self.eos_token_id is None:
+        ids = self.eos_token_id
+        if ids is None:
             return []
-        return [self.eos_token_id] if isinstance(self.eos_token_id, int) else list(self.eos_token_id)
+        ids = ids.tolist() if isinstance(ids, Tensor) else ids
+        return [ids] if isinstance(ids, Integral) else list(ids)
 
     @property
     def pad(self) -> int | None:
@@ -90,17 +100,24 @@ class Settings:
         return self.pad_token_id
 
     def _check(self) -> None:
-        rules = (
-            (self.temperature > 0, "temperature must be above 0 (for greedy decoding use do_sample=False)"),
-            (0 <= self.top_p <= 1, "top_p must be between 0 and 1"),
-            (self.top_k >= 0, "top_k must be 0 (off) or more"),
-            (self.repetition_penalty > 0, "repetition_penalty must be above 0"),
-            (self.num_beams >= 1, "num_beams must be 1 or more"),
-            (self.num_return_sequences == 1, "num_return_sequences other than 1 is not supported"),
-        )
-        for holds, rule in rules:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise ValueError(f"{name} must be {'a whole' if kind is Integral else 'a'} number; got {value!r}")
+        longest = 1 if self.max_new_tokens is None else self.max_new_tokens
+        rules = {
+            "max_new_tokens": (longest >= 1, "1 or more: otherwise nothing may follow the prompt"),
+            "temperature": (self.temperature > 0 or not self.do_sample, "above 0 (greedy decoding is do_sample=False)"),
+            "top_p": (0 <= self.top_p <= 1, "between 0 and 1"),
+            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "num_beams": (self.num_beams >= 1, "1 or more"),
+            "num_return_sequences": (self.num_return_sequences == 1, "1: other numbers are not supported"),
+            "early_stopping": (self.early_stopping in (True, False, "never"), "True, False or 'never'"),
+        }
+        for name, (holds, rule) in rules.items():
             if not holds:
-                raise ValueError(f"{rule}; got {self}")
+                raise ValueError(f"{name} must be {rule}; got {getattr(self, name)!r}")
 
 
 class ScoreShaper:
@@ -111,6 +128,7 @@ class ScoreShaper:
         self.settings = settings
         self.min_length = min_length
         self.extra = extra
+        self.forbidden: dict[str, Tensor] = {}  # made once: each copy to a device waits for it
         # Beam search needs one candidate that goes on besides those that end.
         self.keep = 1 + max(1, len(settings.eos)) if settings.num_beams > 1 else 1
 
@@ -120,9 +138,9 @@ class ScoreShaper:
         if s.repetition_penalty != 1.0:
             scores = penalise_repetition(ids, scores, s.repetition_penalty)
         if s.eos and ids.shape[1] < self.min_length:
-            scores = scores.index_fill(1, torch.tensor(s.eos, device=scores.device), float("-inf"))
+            scores = self._forbid(scores, "eos", s.eos)
         if s.suppress_tokens:
-            scores = scores.index_fill(1, torch.tensor(s.suppress_tokens, device=scores.device), float("-inf"))
+            scores = self._forbid(scores, "suppress", s.suppress_tokens)
         for process in self.extra:
             scores = process(ids, scores)
         if not s.do_sample:
@@ -134,6 +152,13 @@ class ScoreShaper:
         if s.top_p < 1.0:
             scores = keep_top_p(scores, s.top_p, self.keep)
         return scores
+
+    def _forbid(self, scores: Tensor, name: str, ids: Sequence[int]) -> Tensor:
+        """-inf for `ids`; those that the vocabulary does not have are left out, as in Hugging Face."""
+        if name not in self.forbidden:
+            known = [number for number in ids if 0 <= number < scores.shape[1]]
+            self.forbidden[name] = torch.tensor(known, dtype=torch.long, device=scores.device)
+        return scores.index_fill(1, self.forbidden[name], float("-inf"))
 
 
 def penalise_repetition(ids: Tensor, scores: Tensor, penalty: float) -> Tensor:
@@ -153,5 +178,5 @@ def keep_top_p(scores: Tensor, p: float, keep: int) -> Tensor:
     """-inf outside the smallest set with probability p, of at least `keep` (Holtzman et al. 2020, 1904.09751)."""
     ascending, order = scores.sort(descending=False)
     drop = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
-    drop[..., -keep:] = False
+    drop[..., -keep:].fill_(False)
     return scores.masked_fill(drop.scatter(1, order, drop), float("-inf"))
