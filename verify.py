@@ -1,9 +1,11 @@
 """Prove that the patched MiniGPT-4 is the model that it claims to be.
 
     python verify.py --images examples_v2/
+    python verify.py ops --device npu:0
 
-Checks, in order: the tree against the lock; the weights, present and loaded key by key; every stage against an
-independent MiniGPT-4 made of Hugging Face parts; the prompts of configs/prompts.yaml.
+The first checks, in order: the tree against the lock; the weights, present and loaded key by key; every stage against
+an independent MiniGPT-4 made of Hugging Face parts; the prompts of configs/prompts.yaml. The second compares a device's
+operations with plain PyTorch (verify.py ops --help).
 
 Exit codes: 0 verified; 1 a check failed; 2 usage; 4 the tree is not the one of the lock; 5 weights or device are
 missing, so not everything ran; 70 unexpected, with a traceback; 130 interrupted.
@@ -16,9 +18,11 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from overlaykit.errors import OverlayError
+from verification import ops
 from verification.report import to_json, to_table
 from verification.run import Request, verify_overlay, verify_workspace
 from verification.weights import DEFAULT_CFG
@@ -29,17 +33,14 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    request = Request(
-        project=Path(options.project),
-        workspace=Path(options.workspace),
-        images=options.images,
-        weights=options.weights,
-        cfg_path=options.cfg_path,
-        device=options.device,
-    )
+    argv = sys.argv[1:] if argv is None else argv
+    return _guarded(ops.main, argv[1:]) if argv[:1] == ["ops"] else _guarded(verify, argv)
+
+
+def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Run it; what it raises becomes an exit code."""
     try:
-        report = verify_overlay(request) if options.overlay_alone else verify_workspace(request)
+        return command(argv)
     except OverlayError as error:
         print(f"verify: {error}", file=sys.stderr)
         return error.code
@@ -49,13 +50,26 @@ def main(argv: list[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return 70
+
+
+def verify(argv: list[str]) -> int:
+    options = parse(argv)
+    request = Request(
+        project=Path(options.project),
+        workspace=Path(options.workspace),
+        images=options.images,
+        weights=options.weights,
+        cfg_path=options.cfg_path,
+        device=options.device,
+    )
+    report = verify_overlay(request) if options.overlay_alone else verify_workspace(request)
     for stream in (sys.stdout, sys.stderr):  # an answer may hold characters that the terminal cannot show
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     print(to_json(report) if options.json else to_table(report, shutil.get_terminal_size((120, 24)).columns))
     return report.exit_code
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--images", default="examples_v2/", help="a picture or a folder, also looked for in the workspace"

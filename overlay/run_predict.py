@@ -69,6 +69,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="the NPU's number, the same as --device npu:N; with ASCEND_RT_VISIBLE_DEVICES set, a position in its "
         "list, counted from 0",
     )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        help="of the language model; auto: float16, or on a CPU bfloat16 where the processor computes in it, else float32",
+    )
+    parser.add_argument(
+        "--npu-graph",
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="replay a recorded decode step (%(default)s: where the device can and its check passed)",
+    )
     parser.add_argument("--greedy", action="store_true", help="always take the best token; default: sample")
     parser.add_argument("--seed", type=int, default=42, help="of the sampling (%(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=300, help="length of the answer (%(default)s)")
@@ -84,12 +96,15 @@ def answer(args: argparse.Namespace) -> None:
     with load_errors():  # Pillow may be missing
         picture = open_picture(existing(args.image_path, "--image-path"))
     with load_errors(), contextlib.redirect_stdout(sys.stderr):  # upstream prints its progress
-        device = pick_device(spec)
+        device = pick_device(spec, args.dtype, args.npu_graph)
         config = read_config(args)
         check_files(config.model_cfg)
         started = time.perf_counter()
         chat, conversation = build_chat(config, device)
-        note(f"model on {device} after {time.perf_counter() - started:.1f} s")
+        chat.model.llama_model.graph = args.npu_graph
+        width = ", int8 weights," if chat.model.llama_model.int8 else ""
+        note(f"model on {device}{width} after {time.perf_counter() - started:.1f} s")
+        note(operations(device))
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         ask(chat, conversation, picture, args, out)
@@ -133,11 +148,11 @@ def open_picture(path: Path) -> Any:
         raise Refused(f"--image-path: {path} cannot be read as a picture ({error}).", 2) from error
 
 
-def pick_device(spec: str) -> Any:
+def pick_device(spec: str, dtype: str = "auto", graph: str = "auto") -> Any:
     """The torch.device of `spec`, made the current one so that nothing is allocated on another card."""
     if not (WORKSPACE / "minigpt4" / "common" / "config.py").is_file():
         raise Refused(f"{WORKSPACE} is no workspace: run the copy in the folder that apply.py --workspace made.", 2)
-    from minigpt4.models.device import hide_torch_npu, resolve_device, select_device
+    from minigpt4.models.device import choose_dtype, hide_torch_npu, resolve_device, select_device
 
     try:
         device = resolve_device(spec)
@@ -146,6 +161,12 @@ def pick_device(spec: str) -> Any:
     if device.type != "npu":
         hide_torch_npu()
     select_device(device)
+    choose_dtype(device, dtype)
+    if graph == "on":
+        from minigpt4.models.llama_graph import why_not
+
+        if reason := why_not(device):
+            raise Refused(f"--npu-graph on: {reason}.", 2)
     return device
 
 
@@ -185,6 +206,13 @@ def build_chat(config: Any, device: Any) -> tuple[Any, Any]:
     }
     chat = conversation.Chat(model, processor, device=device, stopping_criteria=criteria)
     return chat, templates[config.model_cfg.model_type].copy()
+
+
+def operations(device: Any) -> str:
+    """Which operations of the device are fused, and which its check has replaced."""
+    from minigpt4.models.ops_check import describe
+
+    return describe(device)
 
 
 def ask(chat: Any, conversation: Any, picture: Any, args: argparse.Namespace, out: TextIO) -> None:

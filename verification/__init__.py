@@ -15,6 +15,7 @@ verify.py is the command line. Knows nothing of git and patches, only the lock t
     memory      whether this host can hold the reference
     report      results as a table and as JSON
     synthetic   small random weights in the real formats (synthetic_tensors: the numbers, synthetic_text: the tokenizer)
+    ops         `verify.py ops`: a device's operations against plain PyTorch, without weights
     demo        what `make demo` runs
 
 Importing a module here imports no torch unless it computes: report, answers, weights and run start at once.

@@ -29,6 +29,8 @@ KINDS = {
     "measured on CPU": "在 CPU 上实测",
     "real upstream": "真实上游代码",
     "real git": "真实 git",
+    "real wheel": "真实 torch_npu 安装包",
+    "simulated": "模拟 NPU(只证明参数与流程,不证明数值与速度)",
     "stand-in": "替身(只证明参数与流程,不证明数值与速度)",
     NEVER: "从未运行",
 }
@@ -61,11 +63,11 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
     return claims
 
 
-def read_results(junit: Path) -> dict[str, str]:
+def read_results(*junits: Path) -> dict[str, str]:
     """Test id (path::name, parameters dropped) -> passed, skipped or failed; the worst of all parameters wins."""
     order = ("passed", "skipped", "failed")
     results: dict[str, str] = {}
-    for case in ElementTree.parse(junit).iter("testcase"):
+    for case in (case for junit in junits for case in ElementTree.parse(junit).iter("testcase")):
         outcome = "passed"
         if case.find("skipped") is not None:
             outcome = "skipped"
@@ -122,11 +124,13 @@ def _made_on(language: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("junit", type=Path, help="the JUnit XML of a run of the whole default suite")
+    parser.add_argument(
+        "junit", type=Path, nargs="+", help="the JUnit XML of a run of the whole default suite, and of `make test-npu`"
+    )
     arguments = parser.parse_args()
     try:
         claims = read_claims(PROJECT / "configs" / "claims.yaml")
-        results = read_results(arguments.junit)
+        results = read_results(*arguments.junit)
         for language, name in (("en", "README.md"), ("zh", "README.zh.md")):
             insert(PROJECT / name, "ledger", render(claims, results, language))
     except OverlayError as error:

@@ -55,9 +55,14 @@ class PatchedUpstream:
             config = run_predict.read_config(argparse.Namespace(cfg_path=str(workspace / cfg_path), options=None))
             for key, path in others.items():
                 config.model_cfg[key] = str(path)
+            config.model_cfg.low_resource = False  # int8 is no rounding of a dtype: it has benchmarks/int8_gate.py
             self.chat, self.conversation = run_predict.build_chat(config, self.device)
         self.model = self.chat.model
         self.dtype: torch.dtype = self.model.llama_model.dtype
+
+    def operations(self) -> str:
+        """Which of the decoder's operations are fused on this device, in a sentence."""
+        return importlib.import_module("minigpt4.models.ops_check").describe(self.device)
 
     def pixels(self, path: Path) -> Tensor:
         """(1, 3, S, S): what upstream's own processor makes of the file."""
@@ -166,6 +171,9 @@ class OverlayAlone:
             ]
         )
 
+    def operations(self) -> str:
+        return self.parts("models.ops_check").describe(self.device)
+
     def pixels(self, path: Path) -> Tensor:
         with Image.open(path) as picture:
             return self.processor(picture.convert("RGB")).unsqueeze(0)
@@ -211,7 +219,7 @@ class OverlayAlone:
 
     def parameters(self) -> Parameters:
         return {
-            "llama_model": dict(self.decoder.named_parameters()),
+            "llama_model": self.decoder.state_dict(),
             "ckpt": {"llama_proj.weight": self.projection.weight, "llama_proj.bias": self.projection.bias},
             "encoder": eager_parameters(self.encoder),
         }

@@ -44,6 +44,7 @@ class Report:
     versions: Mapping[str, str]
     checks: tuple[Check, ...]
     hint: str = ""  # what to do next
+    operations: str = ""  # which of the decoder's operations are fused on the device, and which had to be replaced
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +76,7 @@ def to_json(report: Report) -> str:
         "weights": report.weights,
         "synthetic": report.synthetic,
         "device": report.device,
+        "operations": report.operations,
         "versions": dict(report.versions),
         "exit_code": report.exit_code,
         "verdict": report.verdict,
@@ -107,6 +109,7 @@ def to_table(report: Report, width: int = 120) -> str:
         f"subject  {report.subject}",
         f"weights  {report.weights}",
         f"device   {report.device}   " + "  ".join(f"{name} {version}" for name, version in report.versions.items()),
+        *([f"decoder  {report.operations}"] if report.operations else []),
         "",
         _row(head, sizes, last),
         "-" * (left + last),

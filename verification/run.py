@@ -121,7 +121,7 @@ def _verify(
     checks += answers.check_pictures(pictures, prompts)
     there = present.check_present(files, request.project / "configs" / "weights.yaml")
     checks += there
-    device, hint = request.device, ""
+    device, hint, operations = request.device, "", ""
     if any(check.outcome is Outcome.NOT_RUN for check in there):
         hint = NEXT_STEP.format(workspace=request.workspace)
     else:
@@ -130,9 +130,9 @@ def _verify(
             if port is None:
                 checks += (failed,)
             else:
-                device = str(port.device)
+                device, operations = str(port.device), port.operations()
                 checks += _measure(port, files, pictures, prompts)
-    return Report(subject, _describe(files), bool(files.marker), device, versions(), checks, hint)
+    return Report(subject, _describe(files), bool(files.marker), device, versions(), checks, hint, operations)
 
 
 def _load(load: Callable[[], Any]) -> tuple[Any, Check]:

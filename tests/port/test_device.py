@@ -11,6 +11,7 @@ import torch
 from port_models import device as device_module
 from port_models.device import (
     DeviceUnavailable,
+    choose_dtype,
     compute_dtype,
     hide_torch_npu,
     resolve_device,
@@ -32,11 +33,13 @@ def npu(monkeypatch):
     calls = []
 
     def install(cards=1, version="2.13.0"):
-        monkeypatch.setitem(sys.modules, "torch_npu", types.SimpleNamespace(__version__=version))
+        core = types.SimpleNamespace(_npu_get_soc_version=lambda: 223)  # a 910B3
+        monkeypatch.setitem(sys.modules, "torch_npu", types.SimpleNamespace(__version__=version, _C=core))
         runtime = types.SimpleNamespace(
             is_available=lambda: cards > 0,
             device_count=lambda: cards,
             set_device=lambda device: calls.append(("set_device", device)),
+            current_device=lambda: 0,
             synchronize=lambda device: calls.append(("synchronize", device)),
         )
         monkeypatch.setattr(torch, "npu", runtime, raising=False)
@@ -188,3 +191,35 @@ def test_select_and_synchronize_reach_the_npu(npu):
     select_device(torch.device("cpu"))
     synchronize(torch.device("cpu"))
     assert len(calls) == 2
+
+
+# The dtype of the language model
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "name", "dtype"),
+    [
+        ("cpu", "flags : fpu avx512_bf16 amx_tile", "auto", torch.bfloat16),
+        ("cpu", "Features : fp asimd bf16 i8mm", "auto", torch.bfloat16),
+        ("cpu", "flags : fpu avx512f avx512_bf16x", "auto", torch.float32),
+        ("cpu", "flags : avx512_bf16", "float32", torch.float32),
+        ("cuda", "flags : avx512_bf16", "auto", torch.float16),
+        ("cuda", "", "bfloat16", torch.bfloat16),
+    ],
+)
+def test_dtype_of_the_language_model(kind, words, name, dtype, monkeypatch):
+    monkeypatch.setattr(device_module, "_CHOSEN", {})
+    monkeypatch.setattr(device_module.Path, "read_text", lambda *_, **__: words)
+    device = torch.device(kind)
+    assert choose_dtype(device, name) is compute_dtype(device) is dtype
+
+
+def test_dtype_where_nobody_chose(monkeypatch):
+    monkeypatch.setattr(device_module, "_CHOSEN", {})
+    assert compute_dtype(torch.device("cpu")) is torch.float32
+    assert compute_dtype(torch.device("cuda")) is torch.float16
+
+
+def test_a_name_that_is_no_dtype():
+    with pytest.raises(ValueError, match="write auto, float32, float16, bfloat16"):
+        choose_dtype(torch.device("cpu"), "fp8")

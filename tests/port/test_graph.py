@@ -6,14 +6,17 @@ of a captured graph (nothing runs at the capture, host values are frozen, waitin
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import types
 
 import pytest
 import torch
 from port_models import llama_graph
 from port_models.llama_config import LlamaConfig
-from port_models.llama_graph import check_graph
+from port_models.graph_check import check_graph
 from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+
 from tests.port.llama_folders import TINY
 from tests.recorded_graph import CaptureError, RecordedGraph
 
@@ -106,7 +109,7 @@ def test_off_on_and_nonsense(model, monkeypatch):
         model.generate(prompt(), max_new_tokens=2)
     monkeypatch.delitem(llama_graph.RECORDINGS, "cpu")
     model.graph = "on"
-    with pytest.raises(ValueError, match="there are none on cpu"):
+    with pytest.raises(ValueError, match="there is no graph to record on cpu"):
         model.generate(prompt(), max_new_tokens=2)
 
 
@@ -123,3 +126,64 @@ def test_the_check_reports_a_capture_that_fails(model, monkeypatch):
 
     monkeypatch.setattr(LikeCuda, "__init__", refuse)
     assert "no capture today" in check_graph(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.slow
+def test_the_step_compiles_without_a_break(model):
+    """As on CUDA, here with the CPU's compiler: one graph, the same scores."""
+    eager = llama_graph.RecordedStep(model, LikeCuda, 1, SMALL_WINDOW)
+    eager.begin(torch.ones(1, 3, dtype=torch.bool))
+    compiled = torch.compile(eager._compute, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        assert (compiled(SMALL_WINDOW) - eager._compute(SMALL_WINDOW)).abs().max() <= 1e-5
+
+
+# The NPU's way of recording: order of calls and what is updated (torch_npu/npu/graphs.py)
+
+
+@pytest.fixture
+def npu(monkeypatch):
+    """A stand-in for torch.npu that writes down what is called; `compute` runs as on the CPU."""
+    calls = []
+
+    class NPUGraph:
+        def update(self, cpu_update_input):
+            calls.append(("update", cpu_update_input))
+
+        def replay(self):
+            calls.append("replay")
+
+    @contextlib.contextmanager
+    def graph(npu_graph, pool=None, stream=None, capture_error_mode="global", auto_dispatch_capture=False):
+        calls.append(("capture", auto_dispatch_capture))
+        yield
+
+    namespace = types.SimpleNamespace(
+        NPUGraph=NPUGraph, graph=graph, synchronize=lambda device: calls.append("synchronize"), calls=calls
+    )
+    monkeypatch.setattr(torch, "npu", namespace, raising=False)
+    return namespace
+
+
+def test_npu_lengths_are_updated_before_each_replay(npu):
+    computed = []
+    recording = llama_graph.NpuRecording(lambda: computed.append(1) or torch.zeros(2, 3), torch.device("cpu"), 2)
+    assert npu.calls == ["synchronize", ("capture", True)]
+    assert len(computed) == 2, "once before the recording, so that nothing is loaded inside it"
+    recording.replay(41)
+    recording.replay(42)
+    assert npu.calls[2:] == [
+        ("update", [{"actual_seq_lengths_kv": [41, 41]}]),
+        "replay",
+        ("update", [{"actual_seq_lengths_kv": [42, 42]}]),
+        "replay",
+    ]
+    assert recording.reach(5, 2048) == 2048
+
+
+def test_npu_releases_without_the_update_record_nothing(npu):
+    assert llama_graph.NpuRecording.available() is None
+    npu.graph = lambda npu_graph, pool=None, stream=None: None
+    assert "auto_dispatch_capture is missing" in llama_graph.NpuRecording.available()
+    del npu.graph
+    assert llama_graph.NpuRecording.available()

@@ -136,6 +136,7 @@ def test_the_device_is_made_the_current_one(tmp_path, monkeypatch, kind):
         resolve_device=lambda spec: types.SimpleNamespace(type=spec),
         select_device=lambda device: calls.append(("select", device.type)),
         hide_torch_npu=lambda: calls.append("hide"),
+        choose_dtype=lambda device, name: calls.append((device.type, name)),
     )
     assert all(hasattr(real, name) for name in vars(stand_in))
     for name in ("minigpt4", "minigpt4.models"):
@@ -145,7 +146,7 @@ def test_the_device_is_made_the_current_one(tmp_path, monkeypatch, kind):
     (tmp_path / "minigpt4" / "common" / "config.py").touch()
     monkeypatch.setattr(run_predict, "WORKSPACE", tmp_path)
     assert run_predict.pick_device(kind).type == kind
-    assert calls == ([] if kind == "npu" else ["hide"]) + [("select", kind)]
+    assert calls == ([] if kind == "npu" else ["hide"]) + [("select", kind), (kind, "auto")]
 
 
 @pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError("oh"), 70), (KeyboardInterrupt(), 130)])
@@ -165,8 +166,8 @@ def test_an_unknown_flag_exits_2(files):
 
 
 def test_a_clear_error_while_loading_is_not_a_traceback():
-    with pytest.raises(run_predict.Refused, match="low_resource") as refusal, run_predict.load_errors():
-        raise ValueError("low_resource: True is not supported")
+    with pytest.raises(run_predict.Refused, match="device_map") as refusal, run_predict.load_errors():
+        raise ValueError("device_map: this decoder lives on one device")
     assert refusal.value.code == 5
     with pytest.raises(RuntimeError, match="a bug"), run_predict.load_errors():
         raise RuntimeError("a bug")
@@ -352,7 +353,7 @@ def results(workspace, options, tmp_path_factory):
         "longer": [*CPU, "--greedy", "--max-new-tokens", "20", *options],
         "no weights": [*CPU, *nowhere],
         "no tokenizer": [*CPU, *options, f"model.llama_model={tmp_path_factory.mktemp('empty')}"],
-        "low_resource": [*CPU, *options, "model.low_resource=True"],
+        "low_resource": [*CPU, "--greedy", *options, "model.low_resource=True"],
         **{f"seed {seed}": [*CPU, "--max-new-tokens", "300", "--seed", str(seed), *options] for seed in range(4)},
         "too long": [*CPU, "--max-new-tokens", "1980", *options],
         "RGBA": [*CPU, "--greedy", "--image-path", str(pictures["RGBA"]), *options],
@@ -485,11 +486,12 @@ def test_damaged_and_empty_weights_exit_5(results):
 
 
 @pytest.mark.upstream
-def test_low_resource_exits_5_with_the_way_out(results):
-    code, _, log = results["low_resource"]
-    assert code == 5
-    assert "low_resource: False" in log
-    assert "Traceback" not in log
+def test_low_resource_answers_with_int8_weights(results):
+    code, answer, log = results["low_resource"]
+    assert code == 0, log
+    assert answer.strip()
+    assert "int8 weights" in log
+    assert "int8 weights" not in results["greedy"][2]
 
 
 @pytest.mark.upstream

@@ -90,12 +90,12 @@ def llama_eps(port: Any) -> None:
 
 def swapped_llama_qk(port: Any) -> None:
     attention = port.decoder.model.layers[2].self_attn
-    swap_pair(attention.q_proj.weight, attention.k_proj.weight)
+    swap_pair(*attention.qkv_proj.weight.split(attention.sizes["q_proj"])[:2])
 
 
 def swapped_gate_and_up(port: Any) -> None:
     mlp = port.decoder.model.layers[3].mlp
-    swap_pair(mlp.gate_proj.weight, mlp.up_proj.weight)
+    swap_pair(*mlp.gate_up_proj.weight.chunk(2))
 
 
 def no_bos(port: Any) -> None:

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Union
 
 import torch
@@ -17,6 +18,8 @@ import torch
 DeviceSpec = Union[str, int, torch.device]
 
 MINIMUM_TORCH_NPU = (2, 1)
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+_CHOSEN: dict[str, torch.dtype] = {}  # device type -> what choose_dtype set
 _SPEC = re.compile(r"(?P<type>cpu|cuda|npu)(?::(?P<index>\d+))?")
 
 
@@ -48,8 +51,33 @@ def resolve_device(spec: DeviceSpec = "auto") -> torch.device:
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """The dtype that the models run in: float16 on an accelerator, float32 on the CPU (no fast fp16 there)."""
-    return torch.float32 if torch.device(device).type == "cpu" else torch.float16
+    """The dtype that the models run in: what `choose_dtype` set, else float16 on an accelerator, float32 on the CPU."""
+    kind = torch.device(device).type
+    return _CHOSEN.get(kind) or (torch.float32 if kind == "cpu" else torch.float16)
+
+
+def choose_dtype(device: torch.device, name: str) -> torch.dtype:
+    """Let `compute_dtype` give another dtype from now on, in this process: float32, float16, bfloat16, or "auto".
+
+    "auto" is bfloat16 on a CPU that computes in it (half the bytes to read per token), and the device's default
+    elsewhere. Raises ValueError for another name.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"{name!r} is not a dtype for the language model: write {', '.join(DTYPES)}")
+    if name == "auto":
+        name = "bfloat16" if device.type == "cpu" and cpu_has_bfloat16() else ""
+    if name:
+        _CHOSEN[device.type] = getattr(torch, name)
+    return compute_dtype(device)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself (x86: AVX512_BF16 or AMX, ARM: BF16); False where unknown."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def select_device(device: torch.device) -> None:
@@ -118,6 +146,9 @@ def _npu(index: int) -> torch.device:
             "a container, that /dev/davinci* and the driver folder are mounted."
         )
     _check_index("npu", index, torch.npu.device_count(), "ASCEND_RT_VISIBLE_DEVICES")
+    from .npu_soc import require_supported  # which needs DeviceUnavailable from here
+
+    require_supported(torch_npu, index)
     return torch.device("npu", index)
 
 

@@ -8,16 +8,22 @@ lengths). Neither kind has run on a device: tests replay the same steps through 
 
 from __future__ import annotations
 
+import functools
 import inspect
+import threading
+import weakref
 from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
-from .device import select_device
+from .device import compute_dtype, select_device
 from .llama_cache import KVCache, Step
+from .ops_check import graph_failure
 
 WINDOW = 512  # slots: capacities are multiples, so that the next turn of a conversation can use the same recording
+
+_CHOOSING = threading.Lock()
 
 
 class CudaRecording:
@@ -101,6 +107,11 @@ class RecordedStep:
         self.visible = torch.ones(batch, self.cache.capacity, dtype=torch.bool, device=model.device)
         self.padded = False
         self.recordings: dict[tuple[int, bool], Any] = {}
+        self.user: Callable[[], Any] = lambda: None  # the Run that it serves
+
+    def end(self) -> None:
+        """The next prompt may use it."""
+        self.user = lambda: None
 
     def begin(self, mask: Tensor) -> None:
         """Start a new prompt: mask (B, T) bool, False for padding on the left."""
@@ -125,7 +136,10 @@ class RecordedStep:
     def _record(self, reach: int) -> Any:
         device, batch = self.model.device, len(self.tokens)
         select_device(device)
-        return self.recording(lambda: self._compute(reach), device, batch)
+        compute = functools.partial(self._compute, reach)
+        if self.model.compile:  # fuses what lies between the products; a minute at the first token
+            compute = torch.compile(compute, fullgraph=True, dynamic=False)
+        return self.recording(compute, device, batch)
 
     def _compute(self, reach: int) -> Tensor:
         """What is recorded. Computing it again changes nothing: the same slot gets the same keys."""
@@ -137,79 +151,51 @@ class RecordedStep:
         return self.model.logits(decoder.run(x, step)[:, -1])
 
 
-def recorded_step(model: Any, batch: int, capacity: int, mask: Tensor) -> RecordedStep | None:
+def recorded_step(model: Any, batch: int, capacity: int, mask: Tensor, user: Any) -> RecordedStep | None:
     """The recorded step for a prompt with `mask`, begun; None where steps are computed one by one.
 
     The last one is kept with the model and used again while batch and capacity allow it: a conversation records once.
+    It belongs to `user`, a Run, until that ends or is gone: an answer that begins meanwhile would overwrite its cache.
     """
     recording = _recording(model)
     if recording is None:
         return None
-    kept = model.recording
-    if kept is None or kept.cache.batch != batch or kept.cache.capacity < capacity:
-        model.recording = None  # free its cache before the next one is made
-        kept = model.recording = RecordedStep(model, recording, batch, capacity)
+    with _CHOOSING:
+        kept = model.recording
+        if kept is None or kept.cache.batch != batch or kept.cache.capacity < capacity:
+            model.recording = None  # free its cache before the next one is made
+            kept = model.recording = RecordedStep(model, recording, batch, capacity)
+        elif kept.user() is not None:
+            return None
+        kept.user = weakref.ref(user)
     kept.begin(mask)
     return kept
+
+
+def why_not(device: torch.device) -> str | None:
+    """None where a decode step can be recorded, or why it cannot."""
+    recording = RECORDINGS.get(device.type)
+    return f"there is no graph to record on {device.type}" if recording is None else recording.available()
+
+
+def trouble(device: torch.device) -> str | None:
+    """Like `why_not`, and on an NPU what `check_graph` finds there, once for its software (ops_check.py)."""
+    reason = why_not(device)
+    if reason is None and device.type == "npu":
+        from .graph_check import check_graph
+
+        return graph_failure(device, functools.partial(check_graph, dtype=compute_dtype(device)))
+    return reason
 
 
 def _recording(model: Any) -> Any:
     if model.graph not in ("auto", "on", "off"):
         raise ValueError(f"graph is {model.graph!r}: write auto, on or off.")
-    recording = RECORDINGS.get(model.device.type)
-    if model.graph == "off" or (recording is None and model.graph == "auto"):
+    if model.graph == "off":
         return None
-    reason = f"there are none on {model.device.type}" if recording is None else recording.available()
+    reason = trouble(model.device)
     if reason is None:
-        return recording
+        return RECORDINGS[model.device.type]
     if model.graph == "on":
         raise ValueError(f"A recorded decode step was asked for, but {reason}.")
-    return None
-
-
-@torch.no_grad()
-def check_graph(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Replay a small decoder's step on `device` against the step itself, over several windows; None or what is wrong.
-
-    The bound is what two orders of the same sums may differ by in `dtype`: logits here are of the size of 1.
-    """
-    from .llama_config import LlamaConfig
-    from .modeling_vicuna_ascend import LlamaForCausalLM
-
-    recording = RECORDINGS.get(device.type)
-    reason = f"there are none on {device.type}" if recording is None else recording.available()
-    if reason is not None:
-        return reason
-    shape = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 4}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=512, num_hidden_layers=2, **shape)).to(device, dtype)
-        tokens = torch.randint(512, (2, 2 * WINDOW + 40)).to(device)
-    model.graph = "off"
-    try:
-        return _compare(model, recording, tokens)
-    except RuntimeError as error:
-        return f"recording failed: {error}"
-
-
-def _compare(model: Any, recording: Any, tokens: Tensor) -> str | None:
-    """Both decode from the same prompts, of lengths on both sides of a window's edge and with padding."""
-    bound = 8 * torch.finfo(model.dtype).eps
-    recorded = RecordedStep(model, recording, *tokens.shape)
-    for start in (7, WINDOW - 4, 2 * WINDOW - 4):
-        mask = torch.ones(len(tokens), start, dtype=torch.bool, device=tokens.device)
-        mask[1, : start // 2] = False
-        recorded.begin(mask)
-        cache = model.new_cache(*tokens.shape)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        for target in (cache, recorded.cache):
-            model.model(model.model.embed_tokens(tokens[:, :start]), positions, mask, target)
-        for end in range(start, start + 16):
-            positions = positions[:, -1:] + 1
-            expected = model.logits(
-                model.model(model.model.embed_tokens(tokens[:, end : end + 1]), positions, mask, cache)[:, -1]
-            )
-            difference = float((recorded(tokens[:, end]) - expected).abs().max())
-            if not difference <= bound * float(expected.abs().max()):
-                return f"token {end} differs from the step itself by {difference:.1e}"
     return None

@@ -1,0 +1,96 @@
+"""Keeps what the self-check found (ops_check.py) between runs: one small JSON file per machine's software.
+
+    $XDG_CACHE_HOME/minigpt4-ascend/ops-….json, without that variable ~/.cache/minigpt4-ascend/
+
+What was found counts for one combination of processor, CANN, torch_npu, torch and the code that was checked
+(`identity`); another combination is another file. A file that cannot be read, or holds anything else, is as if it were
+not there; a folder that cannot be written means that the next run checks again. Neither is ever an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CODE = ("llama_ops.py", "llama_ops_npu.py", "llama_graph.py", "ops_cases.py", "ops_check.py")
+
+
+def identity(torch_npu: Any, processor: str) -> dict[str, str]:
+    """What a finding depends on. processor: "Ascend910B3"."""
+    return {
+        "processor": processor,
+        "cann": _cann_version(torch_npu),
+        "torch_npu": str(torch_npu.__version__),
+        "torch": str(torch.__version__),
+        "code": _code_hash(),
+    }
+
+
+def file_of(identity: dict[str, str]) -> Path | None:
+    """Where the findings for this identity are kept; None for a user without a home."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        folder = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / "minigpt4-ascend" / f"ops-{name}.json"
+
+
+def load(identity: dict[str, str]) -> list | None:
+    """The rows that `save` was given for this identity, or None."""
+    path = file_of(identity)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path else None
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("identity") != identity:
+        return None
+    rows = content.get("found")
+    return rows if isinstance(rows, list) else None
+
+
+def save(identity: dict[str, str], rows: list) -> None:
+    """Keep rows (what JSON can hold). Whole or not at all: another process may be reading."""
+    path = file_of(identity)
+    if path is None:
+        return
+    text = json.dumps({"identity": identity, "found": rows}, indent=1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
+    except OSError:
+        return
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _cann_version(torch_npu: Any) -> str:
+    """get_cann_version() gives "" before CANN 8.1, and old torch_npu lacks it: then the folder helps."""
+    read = getattr(getattr(torch_npu, "utils", None), "get_cann_version", None)
+    try:
+        version = str(read()) if read else ""
+    except Exception:  # whatever a release's lookup stumbles over: the folder is still known
+        version = ""
+    folder = os.environ.get("ASCEND_HOME_PATH", "")  # set_env.sh sets it; often a link to the version that is in use
+    return f"{version or 'unknown'} in {os.path.realpath(folder) if folder else 'an unknown folder'}"
+
+
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    for name in CODE:
+        path = Path(__file__).with_name(name)
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()[:16]
