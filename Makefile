@@ -12,7 +12,7 @@ CANDIDATES := python3.11 python3.12 python3.10 python3.13 python3 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: help demo test test-slow test-apply test-matrix ablation lint ledger clean
+.PHONY: help demo test test-slow test-apply test-matrix test-npu ablation lint ledger clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ test-apply:  ## the torch-free part on every Python from 3.9 to 3.13 that is ins
 test-matrix: $(VENV)/.ready  ## the whole path with transformers 4.30.2, 4.57.x and the newest 5.x
 	$(PY) tests/matrix.py
 
+test-npu:  ## what can be shown without an NPU: real torch_npu on a simulated device
+	@test -n "$(PYTHON)" || { echo "npu simulation: not run (no Python 3.10 to 3.13 was found)"; exit 2; }
+	$(PYTHON) tests/npu_sim/run.py $(NPU_FLAGS)
+
 ablation: $(VENV)/.ready  ## each patch left out in turn must make its own test fail
 	$(PY) tests/ablation.py
 
@@ -50,7 +54,8 @@ lint: $(VENV)/.ready  ## ruff, mypy, and every rule for patches, overlay and con
 
 ledger: $(VENV)/.ready  ## run the suite and write its results, good or bad, into the claims ledger of both READMEs
 	-$(PYTEST) --junitxml build/junit.xml
-	$(PY) -m verification.ledger build/junit.xml
+	-$(PYTHON) tests/npu_sim/run.py --junitxml build/junit-npu.xml
+	$(PY) -m verification.ledger build/junit.xml build/junit-npu.xml
 	$(PY) benchmarks/results.py
 
 clean:  ## remove what make built

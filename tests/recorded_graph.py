@@ -54,6 +54,7 @@ class RecordedGraph:
         self._state = "empty"
         self._auto = False
         self._updated = False
+        self._inference = False
 
     @contextlib.contextmanager
     def capture(self, auto_dispatch_capture: bool = False) -> Iterator[None]:
@@ -61,6 +62,7 @@ class RecordedGraph:
         if self._state != "empty":
             raise CaptureError("this graph has been captured before: use a new one")
         self._state = "failed"
+        self._inference = torch.is_inference_mode_enabled()
         recorder = _Recorder()
         try:
             with recorder:
@@ -79,7 +81,7 @@ class RecordedGraph:
             # torch_npu records a wait for an event before each such operation, which only `update` sets.
             raise CaptureError("replay without update: the captured attention would wait for its lengths for ever")
         self._updated = False
-        with torch.inference_mode():
+        with torch.inference_mode(self._inference), torch.no_grad():
             for call in self._calls:
                 _write(call.made, call.op(*call.args, **call.kwargs))
 
@@ -138,7 +140,7 @@ class _Recorder(TorchDispatchMode):
 
     def undo(self) -> None:
         """Put back what was written into, and spoil what was made."""
-        with torch.inference_mode():
+        with torch.no_grad():
             for tensor, before in reversed(self._before):
                 tensor.copy_(before)
             for call in self.calls:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from recorded_graph import CaptureError, RecordedGraph
+from tests.recorded_graph import CaptureError, RecordedGraph
 
 
 @torch.library.custom_op("recorded_graph_test::total", mutates_args=())
