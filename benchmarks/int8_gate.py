@@ -16,9 +16,11 @@ outliers    the same function with the outlier features of large models (LLM.int
 7B width    2 layers of Vicuna-7B's width with random weights: 92.5 % of the rows normal, as in LLaMA-7B (QLoRA, arXiv
             2305.14314, appendix F), the others of heavy tails (Student's t, 5 degrees of freedom); the head is scaled
             until the entropy is about that of text. It shows long sums, not what training makes of a model: its best
-            token wins by chance and by little, so that bfloat16 alone changes it about as often.
+            token wins by chance and by little (bfloat16 alone changes 4 % of them), so that only KL has a goal there.
 
-Not shown: the error that 32 trained layers add up, and long contexts.
+Not shown: the error that 32 trained layers add up, and long contexts. How strong the outliers are matters: with six
+channels of 20 and two inner ones of 100 among 256 and 688, several times the share that was published, the same best
+token came to 96 to 97 %, and KL to 0.001.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python benchmarks/results.py        # rewrites the tables
 
-A result is a JSON file: rows of {what, unit, goal, values} and the machine they were measured on.
+A result is a JSON file: rows of {what, unit, goal, values} and the machine they were measured on. A row without values
+is a goal that could not be measured; one with a source is a published figure.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ def machine() -> dict[str, str]:
     }
 
 
-def write(name: str, rows: list[dict[str, Any]], where: dict[str, str]) -> None:
-    """Keep the result as benchmarks/results/NAME.json and show it."""
+def write(name: str, rows: list[dict[str, Any]], where: dict[str, str], script: str | None = None, **more: Any) -> None:
+    """Keep the result as benchmarks/results/NAME.json and show it. script: its name, where it is not NAME."""
     FOLDER.mkdir(exist_ok=True)
-    result = {"script": f"benchmarks/{name}.py", "machine": where, "rows": rows}
+    result = {"script": f"benchmarks/{script or name}.py", "machine": where, "rows": rows, **more}
     (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for row in rows:
-        print(f"{row['what']}: median {statistics.median(row['values']):.3g} {row['unit']} of {len(row['values'])}")
+        if row["values"]:
+            print(f"{row['what']}: median {statistics.median(row['values']):.3g} {row['unit']} of {len(row['values'])}")
 
 
 def table(head: tuple[str, ...]) -> str:
@@ -58,6 +60,12 @@ def table(head: tuple[str, ...]) -> str:
         where = ", ".join(f"{key} {value}" if key != "device" else value for key, value in result["machine"].items())
         for row in result["rows"]:
             values, unit = row["values"], row["unit"]
+            if not values:  # a goal that nothing was measured for
+                lines.append(f"| {row['what']} (`{result['script']}`) | — | — | {row['goal']} | {where} |")
+                continue
+            if "source" in row:  # somebody else's figure
+                lines.append(f"| {row['what']} | {values[0]:.4g} {unit} | — | {row['goal']} | {row['source']} |")
+                continue
             spread = f"{min(values):.3g} to {max(values):.3g}, {len(values)} runs" if len(values) > 1 else "1 run"
             median = f"{statistics.median(values):.3g} {unit}"
             lines.append(f"| {row['what']} (`{result['script']}`) | {median} | {spread} | {row['goal']} | {where} |")

@@ -1,0 +1,243 @@
+"""Measure how fast the decoder answers: `python run_performance.py --model_path WEIGHTS --device_id 0 --batch 1`.
+
+One row for each batch and each pair of prompt and answer length: written to multi_batch_performance.csv as soon as it
+is measured, shown on standard output; everything else goes to standard error. A row is the median of at least five
+generations after a warm-up, each a whole call of generate (greedy, no end token) on a prompt without padding. The
+device's copy bandwidth and matmul peak are measured beside every row, and a row that beats them is marked and is no
+result. RETURN_PERF_DETAIL=1 adds one generation in which every single token is timed, to --json.
+
+Nothing in transformers is replaced. `--install-auto-map WEIGHTS` makes AutoModelForCausalLM load this decoder from
+the folder of the weights, `--remove-auto-map WEIGHTS` undoes that.
+
+Exit codes: 0 measured; 1 a row is impossible; 2 the command line asks for what is not there; 5 weights, device,
+memory or software are missing; 70 unexpected, with a traceback; 130 interrupted, finished rows are kept;
+141 who read the output has gone (`| head`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+WORKSPACE = Path(__file__).resolve().parent
+MODELS = WORKSPACE / "minigpt4" / "models"
+LENGTHS = ((256, 64), (512, 128), (1024, 256), (3584, 512))
+FEWEST = 5  # repetitions
+DTYPES = ("auto", "float16", "bfloat16", "float32")
+# Where torch_npu is installed and CANN is not sourced, `import torch` itself would fail; device.py imports torch_npu.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+
+class Refused(Exception):
+    """A message for the user, and the exit code that goes with it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
+    try:
+        if args.install_auto_map or args.remove_auto_map:
+            return auto_map(args)
+        return performance(args)
+    except Refused as refusal:
+        note(str(refusal))
+        return refusal.code
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
+    except BrokenPipeError:
+        # what is still buffered would fail once more at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception:
+        traceback.print_exc()
+        return 70
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    about = __doc__.split("\n", 1)[1]
+    parser = argparse.ArgumentParser(
+        description="Measure how fast the decoder answers.",
+        epilog=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model_path", "--model-path", metavar="WEIGHTS", help="folder of Vicuna's weights; see --random-weights")
+    add("--device_id", "--device-id", type=int, metavar="N", help="the NPU's number, the same as --device npu:N")
+    add("--device", help="auto (the default), cpu, cuda:N or npu:N")
+    add("--batch", type=batches, default=(1,), metavar="B[,B…]", help="prompts at a time, one or several numbers (1)")
+    add("--lengths", type=lengths, default=LENGTHS, metavar="P:A[,P:A…]", help="tokens of prompt and answer "
+        "(256:64,512:128,1024:256,3584:512)")  # fmt: skip
+    add("--dtype", choices=DTYPES, default="auto", help="auto: float16 on an accelerator, bfloat16 on a "
+        "CPU that computes in it, else float32")  # fmt: skip
+    add("--int8", action="store_true", help="weights in 8 bits, as low_resource: True loads them")
+    add("--random-weights", action="store_true", help="no weights needed: Vicuna-7B's shape, or --shape; as fast")
+    add("--shape", metavar="CONFIG", help="a config.json (or its folder) for --random-weights")
+    add("--layers", type=int, metavar="N", help="cut the model of --random-weights to N layers")
+    add("--repeat", type=int, default=FEWEST, metavar="N", help="generations per row, 5 at least (%(default)s)")
+    add("--npu-graph", choices=("auto", "on", "off"), default="auto", help="replay a recorded decode step (NPU, CUDA)")
+    add("--output", metavar="CSV", default="multi_batch_performance.csv", help="(%(default)s)")
+    add("--json", metavar="FILE", help="the rows once more, with every repetition")
+    add("--install-auto-map", metavar="WEIGHTS", help="let AutoModelForCausalLM load this decoder; no measurement")
+    add("--remove-auto-map", metavar="WEIGHTS", help="undo --install-auto-map")
+    add("--force", action="store_true", help="with --install-auto-map: replace another auto_map, keeping a backup")
+    return parser.parse_args(argv)
+
+
+def batches(text: str) -> tuple[int, ...]:
+    return tuple(whole(part, "a batch") for part in text.split(","))
+
+
+def lengths(text: str) -> tuple[tuple[int, int], ...]:
+    pairs = []
+    for pair in text.split(","):
+        prompt, colon, answer = pair.partition(":")
+        if not colon:
+            raise argparse.ArgumentTypeError(f"{pair!r}: write PROMPT:ANSWER, as in 256:64")
+        pairs.append((whole(prompt, "a prompt"), whole(answer, "an answer", least=2)))
+    return tuple(pairs)
+
+
+def whole(text: str, what: str, least: int = 1) -> int:
+    if not text.strip().isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text.strip() or 'nothing'!r}: {what} is a whole number from {least} on")
+    return int(text)
+
+
+def auto_map(args: argparse.Namespace) -> int:
+    with load_errors():
+        from minigpt4.models import perf_auto_map
+    try:
+        if args.remove_auto_map:
+            print(perf_auto_map.remove(Path(args.remove_auto_map)))
+            return 0
+        print(perf_auto_map.install(Path(args.install_auto_map), MODELS, args.force))
+    except perf_auto_map.Refusal as refusal:
+        raise Refused(str(refusal), 2) from refusal
+    except OSError as error:
+        raise Refused(f"{error}: the folder of the weights must be writable.", 5) from error
+    print("Load it with AutoModelForCausalLM.from_pretrained(WEIGHTS, trust_remote_code=True).")
+    return 0
+
+
+def performance(args: argparse.Namespace) -> int:
+    """Check, load, measure row by row. Returns 0, or 1 when a row is impossible."""
+    check(args)
+    with load_errors():
+        device, dtype = pick_device(args)
+        from minigpt4.models import perf_run  # only now: it imports transformers, which imports torch_npu where it can
+        from minigpt4.models.perf_sheet import Sheet, line
+
+        longest = max(map(sum, args.lengths))
+        config, warning = perf_run.read_shape(args.shape or args.model_path, args.layers, longest)
+        if warning:
+            note(warning)
+        perf_run.check_memory(config, device, dtype, args.int8, max(args.batch), longest)
+        note("making random weights" if args.random_weights else "loading the weights")
+        model = perf_run.load(args.model_path, config, device, dtype, args.int8)
+        model.graph = args.npu_graph
+        about = perf_run.facts(model, args.int8, args.random_weights)
+        note(", ".join(f"{key} {value}" for key, value in about.items()))
+        bad = 0
+        with Sheet(Path(args.output), args.json) as sheet:
+            try:
+                for row, detail in perf_run.measure(model, args.batch, args.lengths, args.repeat, about, progress):
+                    sheet.add(row, detail)
+                    print(line(row), flush=True)
+                    bad += bool(row.impossible())
+            finally:
+                note(f"{len(sheet.rows)} of {len(args.batch) * len(args.lengths)} rows measured, in {args.output}")
+    if bad:
+        note(f"{bad} of them cannot be true (see the column impossible): no results")
+    return 1 if bad else 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what is plainly wrong before anything is loaded."""
+    if bool(args.model_path) == args.random_weights:
+        raise Refused("Give either --model_path, the folder of the weights, or --random-weights.", 2)
+    if args.model_path and not Path(args.model_path).is_dir():
+        raise Refused(f"--model_path: there is no folder {args.model_path}.", 2)
+    if args.shape and not Path(args.shape).exists():
+        raise Refused(f"--shape: there is no file {args.shape}.", 2)
+    if (args.shape or args.layers is not None) and not args.random_weights:
+        raise Refused("--shape and --layers go with --random-weights: weights from a file have one shape.", 2)
+    if args.layers is not None and args.layers < 1:
+        raise Refused(f"--layers {args.layers}: give a number from 1 on.", 2)
+    if args.repeat < FEWEST:
+        raise Refused(f"--repeat {args.repeat}: a median and a spread need {FEWEST} repetitions at least.", 2)
+    if args.device_id is not None and args.device not in (None, "auto", "npu", f"npu:{args.device_id}"):
+        raise Refused(f"--device {args.device} and --device_id {args.device_id} name two devices; give one.", 2)
+    for option, path in (("--output", args.output), ("--json", args.json)):
+        if path and (Path(path).is_dir() or not os.access(Path(path).resolve().parent, os.W_OK)):
+            raise Refused(f"{option}: {path} cannot be written: it is a folder, or in one that is not there.", 2)
+
+
+def pick_device(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The torch.device, made the current one, and the dtype."""
+    from minigpt4.models.device import choose_dtype, hide_torch_npu, resolve_device, select_device
+    from minigpt4.models.llama_graph import why_not
+
+    try:
+        device = resolve_device(args.device or "auto" if args.device_id is None else f"npu:{args.device_id}")
+    except ValueError as error:
+        raise Refused(f"--device: {error}", 2) from error
+    if device.type != "npu":
+        hide_torch_npu()
+    select_device(device)
+    reason = why_not(device) if args.npu_graph == "on" else None
+    if reason:
+        raise Refused(f"--npu-graph on: {reason}.", 2)
+    return device, choose_dtype(device, args.dtype)
+
+
+def progress(steps: Iterable[int], title: str) -> Iterable[int]:
+    """A bar where a person watches and tqdm is there, one line elsewhere."""
+    if sys.stderr.isatty():
+        with contextlib.suppress(ImportError):
+            from tqdm import tqdm
+
+            return tqdm(steps, title, leave=False)
+    note(title)
+    return steps
+
+
+@contextlib.contextmanager
+def load_errors() -> Iterator[None]:
+    """Say in one message what stopped the run; what nobody foresaw passes through."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except ModuleNotFoundError as error:
+        raise Refused(f"{error}: pip install '.[cpu]' or '.[npu]' in this project's folder.", 5) from error
+    except (OSError, ValueError, FloatingPointError, MemoryError) as error:
+        raise Refused(str(error), 5) from error
+    except RuntimeError as error:
+        if type(error).__module__.startswith("minigpt4."):  # classes that carry a sentence for the user
+            raise Refused(str(error), 5) from error
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            raise Refused(
+                f"The device's memory is full: shorter --lengths, a smaller --batch, or --int8. {error}", 5
+            ) from error
+        raise
+
+
+def note(text: str) -> None:
+    print(f"run_performance: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
