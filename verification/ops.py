@@ -76,9 +76,13 @@ def check_ops(project: Path, device: str, again: bool = False) -> OpsReport:
         raise NoDevice(f"{error}. Install what inference needs: pip install '.[cpu]'") from error
     parts = import_overlay(project / "overlay")
     try:
-        found = parts("models.device").resolve_device(device)
+        return _check(parts, device, again)
     except parts("models.device").DeviceUnavailable as error:
         raise NoDevice(str(error)) from error
+
+
+def _check(parts: Any, device: str, again: bool) -> OpsReport:
+    found = parts("models.device").resolve_device(device)
     checker, graphs = parts("models.ops_check"), parts("models.llama_graph")
     if found.type == "npu":
         kept = checker.npu_checked(found, again).kept
@@ -116,9 +120,14 @@ def to_json(report: OpsReport) -> str:
         "sentence": report.sentence,
         "versions": versions(),
         "exit_code": report.exit_code,
-        "ops": [finding._asdict() for finding in report.findings],
+        "ops": [_row(finding) for finding in report.findings],
     }
-    return json.dumps(content, indent=2)
+    return json.dumps(content, indent=2, allow_nan=False)
+
+
+def _row(finding: Any) -> dict[str, Any]:
+    """JSON has no infinity: null where the result was NaN, infinite, or of another shape."""
+    return {name: None if value == float("inf") else value for name, value in finding._asdict().items()}
 
 
 def to_table(report: OpsReport) -> str:

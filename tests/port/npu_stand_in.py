@@ -17,14 +17,14 @@ def torch_npu(monkeypatch):
     """The stand-in as `import torch_npu` finds it, and llama_ops_npu.py imported anew with it."""
     fake = fake_torch_npu.module()
     monkeypatch.setitem(sys.modules, "torch_npu", fake)
-    monkeypatch.delitem(sys.modules, "port_models.llama_ops_npu", raising=False)
+    monkeypatch.delitem(sys.modules, "port.models.llama_ops_npu", raising=False)
     yield fake
-    sys.modules.pop("port_models.llama_ops_npu", None)
+    sys.modules.pop("port.models.llama_ops_npu", None)
 
 
 @pytest.fixture
 def npu_table(torch_npu):
-    from port_models.llama_ops_npu import NPU
+    from port.models.llama_ops_npu import NPU
 
     return NPU
 

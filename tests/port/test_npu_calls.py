@@ -9,21 +9,21 @@ import sys
 import types
 from pathlib import Path
 
-import port_models
+import port.models
 import pytest
 import torch
 from npu_stand_in import CPU, bad
-from port_models import ops_check
-from port_models.ops_cases import CASES
+from port.models import ops_compare
+from port.models.ops_cases import CASES
 
-SOURCE = (Path(port_models.__path__[0]) / "llama_ops_npu.py").read_text()
+SOURCE = (Path(port.models.__path__[0]) / "llama_ops_npu.py").read_text()
 BOTH = ("attention", "attention with padding")
 
 
 def table_of(source: str):
     """The NPU's table as this source defines it."""
-    module = types.ModuleType("port_models.changed")
-    module.__package__ = "port_models"
+    module = types.ModuleType("port.models.changed")
+    module.__package__ = "port.models"
     exec(compile(source, "changed llama_ops_npu.py", "exec"), module.__dict__)
     return module.NPU
 
@@ -81,6 +81,7 @@ CHANGES = {
     "attention: never causal": ("sparse_mode=3 if", "sparse_mode=0 if", ("attention",)),
     "attention: causal from the first key": ("sparse_mode=3 if", "sparse_mode=2 if", ("attention",)),
     "attention: always causal": (" else 0,\n", " else 3,\n", ("attention with padding",)),
+    "attention: less precise": ('layout="BNSD",\n', 'layout="BNSD",\n        inner_precise=1,\n', BOTH),
     "attention: no mask": ("        atten_mask=mask,\n", "", BOTH),
     "swiglu: another dimension": ("gate_up.contiguous(), -1)", "gate_up.contiguous(), 1)", ("swiglu",)),
     "int8: weight as it lies": ("weight.t()", "weight", ("int8_linear",)),
@@ -97,13 +98,13 @@ def test_a_changed_call_is_found(name, torch_npu, monkeypatch):
     old, new, caught = CHANGES[name]
     assert SOURCE.count(old) == 1, f"not the one place: {old}"
     table = table_of(SOURCE.replace(old, new))
-    monkeypatch.setattr(ops_check, "CASES", {op: CASES[op] for op in caught})
-    assert bad(ops_check.check(table, CPU, (torch.float16, torch.bfloat16))) == set(caught)
+    monkeypatch.setattr(ops_compare, "CASES", {op: CASES[op] for op in caught})
+    assert bad(ops_compare.check(table, CPU, (torch.float16, torch.bfloat16))) == set(caught)
 
 
 def test_the_source_itself_is_good(torch_npu, monkeypatch):
-    monkeypatch.setattr(ops_check, "CASES", {op: case for op, case in CASES.items() if op != "attention"})
-    assert not bad(ops_check.check(table_of(SOURCE), CPU, (torch.float16, torch.bfloat16)))
+    monkeypatch.setattr(ops_compare, "CASES", {op: case for op, case in CASES.items() if op != "attention"})
+    assert not bad(ops_compare.check(table_of(SOURCE), CPU, (torch.float16, torch.bfloat16)))
 
 
 def test_importing_the_decoder_imports_no_torch_npu():

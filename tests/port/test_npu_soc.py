@@ -8,8 +8,8 @@ import types
 
 import pytest
 import torch
-from port_models.device import DeviceUnavailable, resolve_device
-from port_models.npu_soc import REFUSED, SUPPORTED
+from port.models.device import DeviceUnavailable, resolve_device
+from port.models.npu_soc import REFUSED, SUPPORTED
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ import functools
 import pytest
 import torch
 from npu_stand_in import CPU, HALF, bad, mask_not_read_beyond_512
-from port_models import llama_ops
-from port_models.llama_ops import REFERENCE
-from port_models.ops_check import DIFFERS, OK, PLAIN, RAISED, Finding, check, repair
+from port.models import llama_ops
+from port.models.llama_ops import REFERENCE
+from port.models.ops_compare import CRASHED, DIFFERS, OK, PLAIN, RAISED, DeviceLost, Finding, check, repair
+
+BOTH = ("attention", "attention with padding")
 
 
 def outcomes(findings):
@@ -61,7 +63,9 @@ KERNEL_MISTAKES = {
     ),
     "neighbours are paired": (
         "npu_rotary_mul",
-        lambda good, x, cos, sin: good(x, cos, sin, "interleave"),
+        lambda good, x, cos, sin: (
+            good(x.unflatten(-1, (-1, 2)).mT.flatten(-2).contiguous(), cos, sin).unflatten(-1, (2, -1)).mT.flatten(-2)
+        ),
         {"rope"},
     ),
     "the other way round": ("npu_rotary_mul", lambda good, x, cos, sin: good(x, cos, -sin), {"rope"}),
@@ -77,7 +81,7 @@ KERNEL_MISTAKES = {
     ),
     "first token only": (
         "scatter_update_",
-        lambda good, data, at, new, axis: good(data, at, new[:, :, :1], axis),
+        lambda good, data, at, new, axis: good(data, at, new[:, :, :1].contiguous(), axis),
         {"write_kv"},
     ),
     "gate and up swapped": (
@@ -88,7 +92,7 @@ KERNEL_MISTAKES = {
     "one key too few": (
         "npu_fused_infer_attention_score",
         lambda good, *a, actual_seq_lengths_kv, **k: good(
-            *a, actual_seq_lengths_kv=[n - 1 for n in actual_seq_lengths_kv], **k
+            *a, actual_seq_lengths_kv=[max(n - 1, 1) for n in actual_seq_lengths_kv], **k
         ),
         {"attention", "attention with padding"},
     ),
@@ -204,11 +208,46 @@ def test_a_mask_that_is_not_obeyed_costs_only_the_passes_with_padding(monkeypatc
     monkeypatch.setattr(
         torch_npu, "npu_fused_infer_attention_score", lambda q, *args, **kwargs: calls.append(1) or (q, None)
     )
-    q, cache, slots = torch.ones(1, 4, 1, 128), torch.ones(1, 4, 64, 128), torch.tensor([9])
+    q, cache, slots = torch.ones(1, 4, 1, 128).half(), torch.ones(1, 4, 64, 128).half(), torch.tensor([9])
     table.attention(q, cache, cache, 10, table.mask(None, slots, 10, 64))
     assert calls == [1]
     table.attention(q, cache, cache, 10, table.mask(torch.ones(1, 64, dtype=torch.bool), slots, 10, 64))
     assert calls == [1]
+
+
+def test_float32_is_refused_where_no_kernel_takes_it(npu_table):
+    q, cache = torch.ones(1, 4, 1, 128), torch.ones(1, 4, 64, 128)
+    with pytest.raises(TypeError, match=r"float16 and bfloat16, not torch\.float32"):
+        npu_table.attention(q, cache, cache, 10, None)
+
+
+def test_a_device_that_an_operation_broke_is_not_asked_on(plant, npu_table, monkeypatch):
+    """After a fault in a kernel all calls fail: what the check would say about other operations would be wrong."""
+    broken = []
+
+    def fault(good, *args):
+        broken.append(1)
+        raise RuntimeError("507015: aicore exception")
+
+    def ones(*args, device=None, good=torch.ones, **kwargs):
+        if broken:
+            raise RuntimeError("507035: the context is dead")
+        return good(*args, device=device, **kwargs)
+
+    plant("npu_add_rms_norm", fault)
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(DeviceLost, match=r"cpu stopped working .* tried add_rms_norm \(RuntimeError: 507015: aicore"):
+        check(npu_table, CPU, HALF)
+
+
+def test_what_ended_an_earlier_run_is_not_tried(plant, npu_table):
+    tried = []
+    plant("npu_fused_infer_attention_score", lambda good, *args, **kwargs: tried.append(1) or good(*args, **kwargs))
+    findings = check(npu_table, CPU, HALF, crashed={"attention", "rope"})
+    assert tried == []
+    assert {finding.op for finding in findings if finding.outcome == CRASHED} == {*BOTH, "rope"} == bad(findings)
+    assert repair(npu_table, findings).attention is REFERENCE.attention
+    assert Finding("rope", CRASHED).reason == "ended an earlier run"
 
 
 def test_outcomes_are_what_they_say():

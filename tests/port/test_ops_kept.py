@@ -16,10 +16,10 @@ import fake_torch_npu
 import pytest
 import torch
 from npu_stand_in import CPU, HALF, mask_not_read_beyond_512
-from port_models import llama_ops, ops_check, ops_store
-from port_models.llama_ops import REFERENCE
-from port_models.ops_cases import CASES
-from port_models.ops_check import check
+from port.models import llama_ops, ops_check, ops_compare, ops_store
+from port.models.llama_ops import REFERENCE
+from port.models.ops_cases import CASES
+from port.models.ops_compare import check
 
 
 class Npu(NamedTuple):
@@ -44,13 +44,14 @@ def npu(monkeypatch, tmp_path, torch_npu):
     monkeypatch.delenv("MINIGPT4_NPU_OPS", raising=False)
     made = []
 
-    def check_on_cpu(table, device, dtypes):
+    def check_on_cpu(table, device, dtypes, *marks):
         made.append(device)
-        return check(table, CPU, HALF)
+        return check(table, CPU, HALF, *marks)
 
     few = {**CASES, "attention": lambda *args: itertools.islice(CASES["attention"](*args), 3)}
-    monkeypatch.setattr(ops_check, "CASES", few)
+    monkeypatch.setattr(ops_compare, "CASES", few)
     monkeypatch.setattr(ops_check, "check", check_on_cpu)
+    monkeypatch.setattr(ops_check, "require_alive", lambda device, *rest: ops_compare.require_alive(CPU, *rest))
     monkeypatch.setattr(ops_check, "_CHECKED", {})
     return made
 
@@ -112,7 +113,8 @@ def test_other_software_is_checked_anew(what, npu, monkeypatch, torch_npu):
 
 def test_the_hash_covers_the_code_that_is_checked_and_that_checks():
     folder = os.path.dirname(ops_store.__file__)
-    assert {"llama_ops_npu.py", "llama_ops.py", "ops_cases.py", "ops_check.py"} <= set(ops_store.CODE)
+    assert {"llama_ops_npu.py", "llama_ops.py", "llama_graph.py", "graph_check.py"} <= set(ops_store.CODE)
+    assert {"ops_cases.py", "ops_compare.py", "ops_check.py"} <= set(ops_store.CODE)
     assert all(os.path.isfile(os.path.join(folder, name)) for name in ops_store.CODE)
 
 
@@ -187,8 +189,15 @@ def _no_home():
     raise RuntimeError("Could not determine home directory.")
 
 
-def _disk_full(*args):
+def _disk_full(*args, **kwargs):
     raise OSError(28, "No space left on device")
+
+
+def test_a_user_without_an_entry_in_passwd_has_no_home(monkeypatch):
+    """Python 3.9's Path.home() raises KeyError there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(ops_store.Path, "home", lambda: {}["getpwuid(): uid not found: 1234"])
+    assert ops_store.file_of({}) is None
 
 
 def test_a_relative_cache_folder_is_not_followed(monkeypatch):
@@ -203,7 +212,7 @@ def test_a_lack_of_memory_is_not_remembered(npu, monkeypatch, torch_npu, plant):
 
     plant("npu_swiglu", full)
     assert llama_ops.ops_for(NPU0).swiglu is REFERENCE.swiglu
-    monkeypatch.setattr(torch_npu, "npu_swiglu", fake_torch_npu.npu_swiglu)
+    monkeypatch.setattr(torch_npu, "npu_swiglu", fake_torch_npu.OPERATIONS["npu_swiglu"])
     next_run(monkeypatch)
     assert llama_ops.ops_for(NPU0).swiglu is not REFERENCE.swiglu
 

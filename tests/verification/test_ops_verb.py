@@ -194,3 +194,31 @@ def test_an_npu_with_a_replaced_operation_is_1(npu, capsys: pytest.CaptureFixtur
     assert "    RuntimeError: aclnn 561002" in out
     assert "graph   steps are computed one by one: the fused attention is not used" in out
     assert out.rstrip().endswith("uses plain PyTorch instead of those; --again checks anew.")
+
+
+def test_json_is_json_where_a_result_was_nan(npu, capsys: pytest.CaptureFixture[str]) -> None:
+    npu(GOOD, ("swiglu", "differs", "float16, 1 x 1: inf apart", float("inf"), 0.1))
+    assert ops.main(["--device", "npu:0", "--json"]) == 1
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    report = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert [row["worst"] for row in report["ops"]] == [0.001, None]
+
+
+def test_an_operation_that_ended_a_run_is_1_and_a_row(npu, capsys: pytest.CaptureFixture[str]) -> None:
+    npu(GOOD, ("attention", "crashed", "an earlier run ended while this was tried"), graph="the attention is not used")
+    assert ops.main(["--device", "npu:0"]) == 1
+    out = capsys.readouterr().out
+    assert "attention  CRASHED" in out
+    assert "    an earlier run ended while this was tried" in out
+
+
+def test_a_device_that_is_lost_during_the_check_is_5(npu, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def lost(*args: object) -> None:
+        raise RuntimeError("npu:0 stopped working in this process when the self-check tried rope")
+
+    monkeypatch.setattr(npu(GOOD), "asked", types.SimpleNamespace(append=lost))
+    assert ops.main(["--device", "npu:0"]) == 5
+    assert capsys.readouterr().err == "verify: npu:0 stopped working in this process when the self-check tried rope\n"

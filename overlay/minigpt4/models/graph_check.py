@@ -9,13 +9,17 @@ from torch import Tensor
 
 from . import llama_graph
 from .llama_config import LlamaConfig
+from .llama_int8 import quantise
+from .llama_linear import linears
 from .modeling_vicuna_ascend import LlamaForCausalLM
+from .ops_compare import require_alive
 
 
 @torch.no_grad()
 def check_graph(device: torch.device, dtype: torch.dtype) -> str | None:
     """Replay a small decoder's step on `device` against the step itself, over several windows; None or what is wrong.
 
+    Its second layer has int8 weights: a recording must hold both kinds of product.
     The bound is what two orders of the same sums may differ by in `dtype`: logits here are of the size of 1.
     """
     reason = llama_graph.why_not(device)
@@ -27,10 +31,15 @@ def check_graph(device: torch.device, dtype: torch.dtype) -> str | None:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=512, num_hidden_layers=2, **shape)).to(device, dtype)
     tokens = torch.randint(512, (2, 2 * llama_graph.WINDOW + 40)).to(device)
     torch.set_rng_state(state)
+    for _, linear in linears(model.model.layers[1]):
+        integers, scale = quantise(linear.weight)
+        linear.weight = torch.nn.Parameter(integers, requires_grad=False)
+        linear.scale = torch.nn.Parameter(scale.to(dtype), requires_grad=False)
     model.graph = "off"
     try:
         return _compare(model, llama_graph.RECORDINGS[device.type], tokens)
     except RuntimeError as error:
+        require_alive(device, "a recorded step", error)
         return f"recording failed: {error}"
 
 
@@ -38,7 +47,7 @@ def _compare(model: Any, recording: Any, tokens: Tensor) -> str | None:
     """Both decode from the same prompts, with and without padding, of lengths on both sides of a window's edge."""
     recorded = llama_graph.RecordedStep(model, recording, *tokens.shape)
     for padded in (False, True):
-        for start in (7, llama_graph.WINDOW - 4, 2 * llama_graph.WINDOW - 4):
+        for start in (2 * llama_graph.WINDOW - 4, llama_graph.WINDOW - 4, 7):  # a longer prompt must leave no trace
             mask = torch.ones(len(tokens), start, dtype=torch.bool, device=tokens.device)
             mask[1, : start // 2] = not padded
             wrong = _decode_both(model, recorded, tokens, mask)

@@ -108,6 +108,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, length: int, mask: Tensor | None)
     keys, decode). The self-check covers such a mask, and only passes with padding fall back if it fails.
     """
     heads, head_dim = q.shape[1], q.shape[3]
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        raise TypeError(f"The NPU's attention takes float16 and bfloat16, not {q.dtype}: load the model in one.")
     return torch_npu.npu_fused_infer_attention_score(
         q.contiguous(),
         k.contiguous(),

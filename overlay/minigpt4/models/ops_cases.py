@@ -106,7 +106,8 @@ def attention_cases(ops: Ops, draw: Draw) -> Iterator[Pair]:
         name = f"{tokens} tokens behind {past}, capacity {capacity}, {kv_heads} of {HEADS} heads"
         yield _attend(name, ops, draw, (1, HEADS, kv_heads), past, tokens, capacity)
     yield _attend("2100 tokens, 1 head", ops, draw, (1, 1, 1), 0, 2100, 2100)  # the NPU's causal mask has 2048 rows
-    yield _attend("batch 3, one token behind 20", ops, draw, (3, HEADS, 8), 20, 1, 64)
+    for past, tokens in ((20, 1), (5, 12)):  # a length for each sequence, in both branches of the NPU's kernel
+        yield _attend(f"batch 3, {tokens} tokens behind {past}", ops, draw, (3, HEADS, 8), past, tokens, 64)
 
 
 def padded_cases(ops: Ops, draw: Draw) -> Iterator[Pair]:

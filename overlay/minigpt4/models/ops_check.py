@@ -1,58 +1,42 @@
 """The self-check: does each of a device's operations compute what plain PyTorch computes, on this very device?
 
 Nobody who wrote this port had an NPU, so it does not trust its own table: before a decoder runs on one, every entry is
-compared with REFERENCE on that device (ops_cases.py), and one that raises or differs is replaced by REFERENCE's.
+compared with REFERENCE on that device (ops_compare.py), and one that raises or differs is replaced by REFERENCE's.
 `describe` gives the sentence that says so in every report. It takes seconds, once: what was found is kept
 (ops_store.py) until processor, CANN, torch_npu, torch or this code changes.
+An operation that ended the process is not tried again.
 
 MINIGPT4_NPU_OPS=fused skips the check and trusts the table, =plain uses no fused operation; to find a fault with.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
-from torch import Tensor
 
 from . import npu_soc, ops_store
-from .device import own_dtype, synchronize
 from .llama_ops import REFERENCE, Ops, ops_for
-from .ops_cases import CASES, Draw, Pair
+from .ops_cases import CASES
+from .ops_compare import (
+    CRASHED,
+    DIFFERS,
+    ENDED,
+    GRAPH,
+    OK,
+    PLAIN,
+    RAISED,
+    Finding,
+    check,
+    in_a_line,
+    is_plain,
+    repair,
+    require_alive,
+)
 
 NPU_DTYPES = (torch.float16, torch.bfloat16)
-OK, DIFFERS, RAISED, PLAIN = "ok", "differs", "raised", "plain PyTorch"
-GRAPH = "graph"
-# Four neighbouring numbers of the dtype: results of this size pass through up to four roundings of half a step each
-# (a norm, its weight; probabilities, their sum with the values), here and there, and kernels may add one or two.
-STEPS = 4
-# Relative, on top: float32 sums over thousands of products, added up in another order, and another exponential.
-SUMS = 2e-5
-
-
-class Finding(NamedTuple):
-    """What the check found out about one operation. worst: largest difference; allowed: at that place."""
-
-    op: str  # a field of Ops, "attention with padding", or GRAPH
-    outcome: str  # OK, DIFFERS, RAISED, or PLAIN: the table has no operation of its own here
-    detail: str = ""
-    worst: float = 0.0
-    allowed: float = 0.0
-
-    @property
-    def bad(self) -> bool:
-        return self.outcome in (DIFFERS, RAISED)
-
-    @property
-    def share(self) -> float:
-        """How much of what is allowed was used up."""
-        return self.worst / self.allowed if self.allowed else 0.0
-
-    @property
-    def reason(self) -> str:
-        """In a few words."""
-        return f"differs by {self.worst:.2g}" if self.outcome == DIFFERS else f"raised {self.detail}"
 
 
 class Checked(NamedTuple):
@@ -62,90 +46,6 @@ class Checked(NamedTuple):
     findings: tuple[Finding, ...]
     processor: str = ""
     kept: bool = False  # the findings come from an earlier run
-
-
-@torch.no_grad()
-def check(table: Ops, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> tuple[Finding, ...]:
-    """Compare every entry of `table` with REFERENCE on `device`. Raises nothing that an operation raises."""
-    with own_dtype(device):
-        return tuple(_check_op(op, table, device, dtypes) for op in CASES)
-
-
-def _check_op(op: str, table: Ops, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Finding:
-    if _is_plain(op, table):
-        return Finding(op, PLAIN)
-    worst = Finding(op, OK)
-    for dtype in dtypes:
-        try:
-            for pair in CASES[op](table, Draw(device, dtype)):
-                found = _compare(op, pair, dtype)
-                if found.bad:
-                    return found
-                worst = max(worst, found, key=lambda finding: finding.share)
-            synchronize(device)  # an NPU reports what went wrong in a kernel only now
-        except Exception as error:  # whatever a kernel raises, plain PyTorch takes over
-            return Finding(op, RAISED, _in_a_line(error))
-    return worst
-
-
-def _in_a_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
-
-
-def _is_plain(op: str, table: Ops) -> bool:
-    if op.startswith("attention"):
-        return (table.attention, table.mask) == (REFERENCE.attention, REFERENCE.mask)
-    return getattr(table, op) == getattr(REFERENCE, op)
-
-
-def _compare(op: str, pair: Pair, dtype: torch.dtype) -> Finding:
-    """NaN and infinity differ from everything: no comparison with them may come out as small."""
-    got, want = pair.got, pair.want
-    where = f"{str(dtype).replace('torch.', '')}, {pair.name}"
-    if got.shape != want.shape or got.dtype != dtype:
-        was = f"{tuple(got.shape)} {got.dtype}, not {tuple(want.shape)} {dtype}"
-        return Finding(op, DIFFERS, f"{where}: the result is {was}", float("inf"))
-    allowed = 0.0 if pair.exact else (STEPS * torch.finfo(dtype).eps + SUMS) * _largest(want)
-    worst = _largest(got.float() - want.float())
-    if not worst <= allowed:
-        return Finding(op, DIFFERS, f"{where}: {worst:.2g} apart, {allowed:.2g} allowed", worst, allowed)
-    return Finding(op, OK, where, worst, allowed)
-
-
-def _largest(x: Tensor) -> float:
-    """The largest magnitude; infinity where one is not a number, as JSON and a reader can tell."""
-    value = float(x.abs().max())
-    return value if value == value else float("inf")
-
-
-def repair(table: Ops, findings: tuple[Finding, ...]) -> Ops:
-    """The table with REFERENCE's operation wherever a finding is bad; a mask goes with the attention that reads it."""
-    bad = {finding.op for finding in findings if finding.bad}
-    table = table._replace(**{op: getattr(REFERENCE, op) for op in bad if op in Ops._fields})
-    if "attention" in bad:
-        return table._replace(mask=REFERENCE.mask)
-    return _plain_where_padded(table) if "attention with padding" in bad else table
-
-
-class _PlainMask(NamedTuple):
-    mask: Tensor | None
-
-
-def _plain_where_padded(table: Ops) -> Ops:
-    """REFERENCE's attention in passes with padding, the table's own in all others."""
-
-    def mask(padding: Tensor | None, slots: Tensor, length: int, capacity: int) -> Any:
-        if padding is None:
-            return table.mask(None, slots, length, capacity)
-        return _PlainMask(REFERENCE.mask(padding, slots, length, capacity))
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, length: int, mask: Any) -> Tensor:
-        if isinstance(mask, _PlainMask):
-            return REFERENCE.attention(q, k, v, length, mask.mask)
-        return table.attention(q, k, v, length, mask)
-
-    return table._replace(mask=mask, attention=attention)
 
 
 _CHECKED: dict[torch.device, Checked] = {}
@@ -175,10 +75,12 @@ def _find_out(device: torch.device, again: bool) -> Checked:
     if wish != "checked" and not again:
         return Checked(NPU if wish == "fused" else REFERENCE, (), processor)
     identity = ops_store.identity(torch_npu, processor)
+    crashed = ops_store.unfinished(identity, forget=(*CASES, GRAPH) if again else ())
     findings = None if again else _from_rows(ops_store.load(identity))
     kept = findings is not None
     if findings is None:
-        findings = check(NPU, device, NPU_DTYPES)
+        trying = functools.partial(ops_store.trying, identity)
+        findings = check(NPU, device, NPU_DTYPES, trying, () if again else crashed)
         _keep(identity, findings)
     return Checked(repair(NPU, findings), findings, processor, kept)
 
@@ -187,6 +89,7 @@ def _keep(identity: dict[str, str], findings: tuple[Finding, ...]) -> None:
     """Except when memory ran out: that says nothing about the operation, and may be different next time."""
     if not any("out of memory" in finding.detail.lower() for finding in findings if finding.bad):
         ops_store.save(identity, [list(finding) for finding in findings])
+        ops_store.unfinished(identity, forget=[finding.op for finding in findings])
 
 
 def _from_rows(rows: list | None) -> tuple[Finding, ...] | None:
@@ -196,7 +99,7 @@ def _from_rows(rows: list | None) -> tuple[Finding, ...] | None:
     except TypeError:
         return None
     complete = [finding.op for finding in findings if finding.op != GRAPH] == list(CASES)
-    outcomes = all(finding.outcome in (OK, DIFFERS, RAISED, PLAIN) for finding in findings)
+    outcomes = all(finding.outcome in (OK, DIFFERS, RAISED, CRASHED, PLAIN) for finding in findings)
     kinds = all(isinstance(f.detail, str) and isinstance(f.worst, (int, float)) for f in findings)
     return findings if complete and outcomes and kinds else None
 
@@ -218,16 +121,25 @@ def graph_failure(device: torch.device, check_graph: Callable[[torch.device], st
             return finding.detail if finding.bad else None
     if not checked.findings:
         return None  # the check was switched off
-    try:
-        wrong = check_graph(device)
-    except Exception as error:
-        wrong = f"recording or replaying it raised {_in_a_line(error)}"
-    found = Finding(GRAPH, OK) if wrong is None else Finding(GRAPH, DIFFERS, wrong)
-    _CHECKED[device] = checked._replace(findings=(*checked.findings, found))
     import torch_npu
 
-    _keep(ops_store.identity(torch_npu, checked.processor), _CHECKED[device].findings)
-    return wrong
+    identity = ops_store.identity(torch_npu, checked.processor)
+    found = _try_graph(identity, device, check_graph)
+    _CHECKED[device] = checked._replace(findings=(*checked.findings, found))
+    _keep(identity, _CHECKED[device].findings)
+    return found.detail if found.bad else None
+
+
+def _try_graph(identity: dict[str, str], device: torch.device, check_graph: Callable) -> Finding:
+    if GRAPH in ops_store.unfinished(identity):
+        return Finding(GRAPH, CRASHED, ENDED)
+    with ops_store.trying(identity, GRAPH):
+        try:
+            wrong = check_graph(device)
+        except Exception as error:
+            require_alive(device, "a recorded step", error)
+            wrong = f"recording or replaying it raised {in_a_line(error)}"
+    return Finding(GRAPH, OK) if wrong is None else Finding(GRAPH, DIFFERS, wrong)
 
 
 def describe(device: torch.device) -> str:
@@ -240,7 +152,7 @@ def describe(device: torch.device) -> str:
 
 def _sentence(name: str, table: Ops, findings: tuple[Finding, ...]) -> str:
     bad = {finding.op: finding for finding in findings if finding.bad}
-    fused = [op for op in CASES if op not in bad and not _is_plain(op, table)]
+    fused = [op for op in CASES if op not in bad and not is_plain(op, table)]
     if "attention" in fused and "attention with padding" in fused:
         fused.remove("attention with padding")
     text = f"{name}: fused ops: {', '.join(fused) or 'none'}"

@@ -5,6 +5,10 @@
 What was found counts for one combination of processor, CANN, torch_npu, torch and the code that was checked
 (`identity`); another combination is another file. A file that cannot be read, or holds anything else, is as if it were
 not there; a folder that cannot be written means that the next run checks again. Neither is ever an error.
+
+A kernel can end the process, or the device for it, in the middle of the check. So a mark, ops-….trying, lies beside
+the file while an operation is tried; its process holds a lock on it. The mark of a process that is gone tells the next
+run which operation not to try again.
 """
 
 from __future__ import annotations
@@ -14,12 +18,23 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-CODE = ("llama_ops.py", "llama_ops_npu.py", "llama_graph.py", "ops_cases.py", "ops_check.py")
+from .ops_compare import DeviceLost
+
+CODE = (
+    "llama_ops.py",
+    "llama_ops_npu.py",
+    "llama_graph.py",
+    "ops_cases.py",
+    "ops_compare.py",
+    "ops_check.py",
+    "graph_check.py",
+)
 
 
 def identity(torch_npu: Any, processor: str) -> dict[str, str]:
@@ -38,7 +53,7 @@ def file_of(identity: dict[str, str]) -> Path | None:
     cache = os.environ.get("XDG_CACHE_HOME", "")
     try:
         folder = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
-    except RuntimeError:
+    except (RuntimeError, KeyError):  # KeyError: Python 3.9, for a user without an entry in passwd
         return None
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return folder / "minigpt4-ascend" / f"ops-{name}.json"
@@ -75,6 +90,72 @@ def save(identity: dict[str, str], rows: list) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def trying(identity: dict[str, str], op: str) -> Iterator[None]:
+    """Keep a mark of `op` while the body runs. It stays behind when the process ends there, or DeviceLost is raised."""
+    mark = _mark(identity, op)
+    lost = False
+    try:
+        yield
+    except DeviceLost:
+        lost = True
+        raise
+    finally:
+        if mark is not None:
+            handle, name = mark
+            with contextlib.suppress(OSError):
+                if not lost:
+                    os.unlink(name)
+            os.close(handle)  # and the lock goes
+
+
+def unfinished(identity: dict[str, str], forget: Container[str] = ()) -> set[str]:
+    """The operations at whose trial earlier runs ended. The marks of those in `forget` are removed."""
+    found = set()
+    for path in _marks(identity):
+        # Opened for writing because a lock on NFS needs that.
+        with contextlib.suppress(OSError, ValueError), open(path, "r+", encoding="utf-8") as file:
+            if _lock(file, wait=False):  # whoever tries it right now holds the lock
+                op = file.read()
+                found.add(op)
+                if op in forget or not op:
+                    path.unlink()
+    return found - {""}
+
+
+def _mark(identity: dict[str, str], op: str) -> tuple[int, str] | None:
+    """The descriptor of a locked file that says `op`, and its path; None where there cannot be one."""
+    path = file_of(identity)
+    if path is None:
+        return None
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".trying")
+        if _lock(handle, wait=True):
+            with contextlib.suppress(OSError):
+                os.write(handle, op.encode())
+                return handle, name
+        os.close(handle)
+        os.unlink(name)  # without locks, nobody could tell a mark that was left behind
+    return None
+
+
+def _marks(identity: dict[str, str]) -> list[Path]:
+    path = file_of(identity)
+    return [] if path is None else sorted(path.parent.glob(f"{path.stem}-*.trying"))
+
+
+def _lock(file: Any, wait: bool) -> bool:
+    """The system drops the lock when its process ends, however it ends."""
+    import fcntl  # not on Windows, where no NPU is either
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _cann_version(torch_npu: Any) -> str:

@@ -18,4 +18,5 @@ else:
     from simulator.start import start
 
     start()
-    import port_package  # noqa: F401  the overlay's model files become `port_models`
+    import port_package  # noqa: F401  the overlay's files become `port`
+    from answers import ask, weights  # noqa: F401  fixtures

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 from llama_folders import TINY, random_state
-from port_models import llama_cache, llama_ops, llama_ops_npu, modeling_vicuna_ascend, ops_check
-from port_models.llama_config import LlamaConfig
-from port_models.llama_generate import Run
-from port_models.llama_int8 import quantise
-from port_models.llama_linear import linears
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models import llama_cache, llama_ops, llama_ops_npu, modeling_vicuna_ascend, ops_check
+from port.models.llama_config import LlamaConfig
+from port.models.llama_generate import Run
+from port.models.llama_int8 import quantise
+from port.models.llama_linear import linears
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 # float16 logits of the two devices: sums in another order, a few roundings apart.
 TOLERANCE = 0.06

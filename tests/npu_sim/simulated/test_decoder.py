@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 from models import PROMPT, TOLERANCE, difference, logits, pair, table
-from port_models import graph_check, llama_graph, llama_ops_npu
-from port_models.ops_check import npu_checked
+from port.models import graph_check, llama_graph, llama_ops_npu
+from port.models.ops_check import npu_checked
 from recorded_graph import CaptureError
 from simulator.npu_kernels import CALLED
 
@@ -68,7 +68,9 @@ def test_the_self_check_keeps_every_operation_and_the_graph(tmp_path, monkeypatc
     assert [finding for finding in checked.findings if finding.bad] == []
     assert checked.table == llama_ops_npu.NPU
     monkeypatch.setattr(llama_graph, "WINDOW", 16)
+    products = CALLED["npu_weight_quant_batchmatmul"]
     assert graph_check.check_graph(torch.device("npu:0"), torch.float16) is None
+    assert CALLED["npu_weight_quant_batchmatmul"] > products  # int8 steps are recorded in the check, too
 
 
 def test_a_forgotten_update_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

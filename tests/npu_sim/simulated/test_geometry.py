@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from models import table
-from port_models import llama_ops_npu
-from port_models.llama_cache import Step
-from port_models.llama_config import LlamaConfig
-from port_models.llama_linear import linears
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models import llama_ops_npu
+from port.models.llama_cache import Step
+from port.models.llama_config import LlamaConfig
+from port.models.llama_linear import linears
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 from simulator.attention_rules import Forbidden
 from simulator.rules import RULES, check
 from torch._subclasses.fake_tensor import FakeTensorMode

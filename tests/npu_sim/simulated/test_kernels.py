@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from port_models import llama_ops, llama_ops_npu
-from port_models.ops_check import NPU_DTYPES, check
+from port.models import llama_ops, llama_ops_npu
+from port.models.ops_check import NPU_DTYPES, check
 from samples import attention, run, samples, split
 from simulator.npu_kernels import CALLED, KERNELS
 from simulator.rules import RULES

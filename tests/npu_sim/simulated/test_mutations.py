@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch_npu
 from models import TOLERANCE, difference
-from port_models import llama_ops_npu
-from port_models.llama_ops_npu import NPU
-from port_models.ops_check import NPU_DTYPES, check
+from port.models import llama_ops_npu
+from port.models.llama_ops_npu import NPU
+from port.models.ops_check import NPU_DTYPES, check
 from simulator.attention_rules import Forbidden
 from torch import Tensor
 

@@ -34,12 +34,12 @@ def given(**changes: Any) -> Change:
     return change
 
 
-def sized(heads: int, key_heads: int, slots: int, width: int) -> Change:
+def sized(heads: int, key_heads: int, slots: int, width: int, batch: int = BATCH) -> Change:
     """An attention of one query token in these sizes."""
 
     def change(_: dict[str, Any]) -> dict[str, Any]:
-        keys = torch.zeros(BATCH, key_heads, slots, width, dtype=torch.float16, device="npu:0")
-        query = torch.zeros(BATCH, heads, 1, width, dtype=torch.float16, device="npu:0")
+        keys = torch.zeros(batch, key_heads, slots, width, dtype=torch.float16, device="npu:0")
+        query = torch.zeros(batch, heads, 1, width, dtype=torch.float16, device="npu:0")
         return {"query": query, "key": keys, "value": keys, "num_heads": heads, "num_key_value_heads": key_heads}
 
     return change
@@ -129,7 +129,7 @@ WRONG: list[tuple[str, Change, str]] = [
     ("prefill", given(input_layout="BSH"), "takes 3 dimensions"),
     ("decode", given(inner_precise=2), "inner_precise"),
     ("prefill", given(inner_precise=4), "inner_precise"),
-    ("decode", given(actual_seq_lengths_kv=[30, 30, 30]), "one entry per sequence"),
+    ("decode", sized(4, 4, 40, 16, batch=3), "one entry per sequence: 2 for 3"),
     ("decode", given(actual_seq_lengths_kv=[30, SLOTS + 1]), f"between 1 and {SLOTS}"),
     ("decode", given(actual_seq_lengths_kv=[0, 30]), f"between 1 and {SLOTS}"),
     ("prefill", given(actual_seq_lengths=[6, 5]), "between 1 and 5"),
@@ -148,13 +148,16 @@ WRONG: list[tuple[str, Change, str]] = [
     ("prefill, whole mask", lambda call: {"atten_mask": torch.ones_like(call["atten_mask"])}, "sees no key"),
     ("decode", given(atten_mask=CAUSAL, sparse_mode=3), "the whole key tensor wide"),
     ("decode, mask", cut("atten_mask", 3, 30), "the whole key tensor wide"),
-    ("decode", given(atten_mask=torch.zeros(BATCH, SLOTS, dtype=torch.bool)), "the whole key tensor wide"),
+    ("decode", given(atten_mask=torch.zeros(1, 1, 1, SLOTS, dtype=torch.bool)), "the whole key tensor wide"),
 ]
 UNSIMULATED: list[tuple[str, Change, str]] = [
     ("decode", given(input_layout="TND"), "input_layout TND"),
     ("decode", given(block_size=128), "block_size"),
     ("decode", lambda call: {"antiquant_scale": call["key"]}, "antiquant_scale"),
     ("prefill", given(sparse_mode=4), "sparse_mode 4"),
+    ("prefill", given(inner_precise=3), "inner_precise 1 or 3"),
+    ("decode", given(inner_precise=1), "inner_precise 1 or 3"),
+    ("int8", given(inner_precise=1), "inner_precise 1"),
     ("prefill", given(next_tokens=0), "next_tokens"),
     ("rotary_mul", given(rotary_mode="interleave"), "rotary_mode"),
     ("scatter_update", given(axis=1), "axis"),
@@ -182,9 +185,19 @@ def test_what_the_simulator_cannot_compute_is_said(name: str, change: Change, se
         run(op, {**arguments, **change(arguments)})
 
 
-def test_a_length_for_all_sequences_passes() -> None:
+def test_a_length_for_all_sequences_passes_and_more_than_enough_too() -> None:
     op, arguments = samples()["decode"]
     run(op, {**arguments, "actual_seq_lengths_kv": [30]})
+    expected = run(op, arguments)[0].cpu()
+    assert torch.equal(run(op, {**arguments, "actual_seq_lengths_kv": [30, 25, 7]})[0].cpu(), expected)
+
+
+def test_a_mask_of_two_dimensions_has_a_row_per_sequence_for_one_token() -> None:
+    op, arguments = samples()["decode"]
+    mask = torch.arange(SLOTS).repeat(BATCH, 1) < torch.tensor([[3], [9]])
+    flat, deep = (run(op, {**arguments, "atten_mask": m.to("npu:0")})[0].cpu() for m in (mask, mask[:, None, None]))
+    assert torch.equal(flat, deep)
+    assert not torch.equal(flat, run(op, arguments)[0].cpu())
 
 
 def test_integer_masks_pass() -> None:

@@ -77,6 +77,7 @@ def check_attention(call: dict[str, Any], values: bool) -> None:
     need(tokens > 1 or slots <= 262144, f"one query token takes at most 262144 key slots, not {slots}")
     precise = (0, 1) if tokens == 1 else (0, 1, 2, 3)
     need(call["inner_precise"] in precise, f"inner_precise must be one of {precise} for {tokens} query tokens")
+    only(call["inner_precise"] in (0, 2), "inner_precise 1 or 3, which gives precision away for speed,")
     _check_lengths(call, "actual_seq_lengths_kv", batch, slots)
     _check_lengths(call, "actual_seq_lengths", batch, tokens)
     _check_mask(call, values)
@@ -101,7 +102,8 @@ def _check_lengths(call: dict[str, Any], name: str, batch: int, limit: int) -> N
     lengths = call[name]
     if lengths is None:
         return
-    need(len(lengths) in (1, batch), f"{name} needs one entry per sequence: {len(lengths)} for {batch}")
+    enough = len(lengths) == 1 or len(lengths) >= batch  # of more, the first are taken
+    need(enough, f"{name} needs one entry per sequence: {len(lengths)} for {batch}")
     need(all(1 <= length <= limit for length in lengths), f"{name} must lie between 1 and {limit}: {list(lengths)}")
 
 
@@ -128,7 +130,7 @@ def _check_mask(call: dict[str, Any], values: bool) -> None:
                 f"the mask of sparse_mode {mode} must be True above the diagonal, nowhere else",
             )
         return
-    shapes = [(tokens, slots), (1, tokens, slots), (batch, tokens, slots)]
-    shapes += [(1, 1, tokens, slots), (batch, 1, tokens, slots)]
+    shapes = [(batch, slots)] if tokens == 1 else [(tokens, slots), (1, tokens, slots), (1, 1, tokens, slots)]
+    shapes += [(batch, tokens, slots), (batch, 1, tokens, slots)]
     fits = tuple(mask.shape) in shapes
-    need(fits, f"atten_mask must be (B or 1, 1, {tokens}, {slots}), the whole key tensor wide, not {tuple(mask.shape)}")
+    need(fits, f"atten_mask must be ({batch}, 1, {tokens}, {slots}), the whole key tensor wide: {tuple(mask.shape)}")

@@ -83,7 +83,7 @@ def fused_infer_attention(call: dict[str, Any]) -> tuple[Tensor, Tensor]:
     key = _bnsd(call["key"], call["input_layout"], key_heads, width)
     value = _bnsd(call["value"], call["input_layout"], key_heads, width)
     lengths = list(call["actual_seq_lengths_kv"] or [slots]) * (batch if call["actual_seq_lengths_kv"] is None else 1)
-    lengths = lengths * batch if len(lengths) == 1 else lengths
+    lengths = lengths * batch if len(lengths) == 1 else lengths[:batch]
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for row, length in enumerate(lengths):
         k = key[row, :, :length].repeat_interleave(heads // key_heads, dim=0)
@@ -111,7 +111,7 @@ def _hidden(call: dict[str, Any], row: int, tokens: int, length: int) -> Tensor 
         shift = length - tokens if mode == 3 else 0
         return torch.ones(tokens, length, dtype=torch.bool).triu(1 + shift)
     mask = mask.bool()
-    if mask.dim() > 2:
+    if mask.dim() > 2 or tokens == 1:
         mask = mask[row if len(mask) > 1 else 0]
     return mask[..., :length]
 

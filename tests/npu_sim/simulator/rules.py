@@ -117,6 +117,7 @@ def weight_quant_batchmatmul(call: dict[str, Any], values: bool) -> None:
         need(bias.shape in ((columns,), (1, columns)), f"bias must be ({columns},), not {_shape(bias)}")
         need_contiguous(bias=bias)
     need(call["inner_precise"] in (0, 1), "inner_precise must be 0 or 1")
+    only(call["inner_precise"] == 0, "inner_precise 1, which gives precision away for speed,")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
