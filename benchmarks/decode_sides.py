@@ -6,16 +6,19 @@ read and continued greedily by a given number of tokens.
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
+from collections.abc import Iterator
 from typing import Any, Callable
 
-import port_package  # noqa: F401  the overlay's model files become `port_models`
+import port_package  # noqa: F401  the overlay's model files become `port.models`
 import torch
-from port_models.llama_generate import Run
-from port_models.llama_linear import linears
-from port_models.llama_ops import ops_for
-from port_models.perf_measure import TokenClock, prompt, read_clock, seconds_of, time_generation
-from port_models.perf_rows import Timing
+from port.models.llama_generate import Run
+from port.models.llama_linear import linears
+from port.models.llama_ops import ops_for
+from port.perf.measure import TokenClock, prompt, read_clock, seconds_of, time_generation
+from port.perf.rows import Timing
 from torch import Tensor
 
 Side = Callable[[int, int], Timing]  # (tokens of the prompt, new tokens) -> Timing
@@ -183,11 +186,32 @@ def compiled(model: Any, length: int, new: int, seconds: float) -> tuple[Side | 
     model.forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
     start = time.perf_counter()
     try:
-        side(length, new)
-        taken = time.perf_counter() - start
-        side(length, new)  # lengths that have changed may compile once more
+        with limit(seconds):
+            side(length, new)
+            taken = time.perf_counter() - start
+            side(length, new)  # lengths that have changed may compile once more
+    except TooSlow:
+        return None, f"not run: compiling and two answers took more than {seconds:g} s"
     except Exception as error:  # whatever the compiler's own trouble is, the others are still to be measured
         return None, f"not run: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
-    if taken > seconds:
-        return None, f"not run: compiling and the first answer took {taken:.0f} s, more than {seconds:.0f}"
     return side, f"compiled and first run in {taken:.0f} s"
+
+
+class TooSlow(BaseException):
+    """No Exception: the compiler catches those and goes on without what it was compiling."""
+
+
+@contextlib.contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Raise TooSlow in the block once it has taken so long, and every second until it ends; not on Windows."""
+
+    def stop(*_: object) -> None:
+        raise TooSlow
+
+    old = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)

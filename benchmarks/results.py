@@ -3,7 +3,8 @@
     python benchmarks/results.py        # rewrites the tables
 
 A result is a JSON file: rows of {what, unit, goal, values} and the machine they were measured on. A row without values
-is a goal that could not be measured; one with a source is a published figure.
+is a goal that could not be measured; one with a source is a published figure; with "shown": "mean" its figure is
+the mean, else the median.
 """
 
 from __future__ import annotations
@@ -47,7 +48,14 @@ def write(name: str, rows: list[dict[str, Any]], where: dict[str, str], script: 
     (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for row in rows:
         if row["values"]:
-            print(f"{row['what']}: median {statistics.median(row['values']):.3g} {row['unit']} of {len(row['values'])}")
+            print(f"{row['what']}: {middle(row)} of {len(row['values'])}")
+
+
+def middle(row: dict[str, Any]) -> str:
+    """The one figure of a row: the median, or the mean where the row says that it is what the goal is about."""
+    if row.get("shown") == "mean":
+        return f"{statistics.mean(row['values']):.3g} {row['unit']} (mean)"
+    return f"{statistics.median(row['values']):.3g} {row['unit']}"
 
 
 def table(head: tuple[str, ...]) -> str:
@@ -66,9 +74,9 @@ def table(head: tuple[str, ...]) -> str:
             if "source" in row:  # somebody else's figure
                 lines.append(f"| {row['what']} | {values[0]:.4g} {unit} | — | {row['goal']} | {row['source']} |")
                 continue
+            what = f"{row['what']} (`{result['script']}`)"
             spread = f"{min(values):.3g} to {max(values):.3g}, {len(values)} runs" if len(values) > 1 else "1 run"
-            median = f"{statistics.median(values):.3g} {unit}"
-            lines.append(f"| {row['what']} (`{result['script']}`) | {median} | {spread} | {row['goal']} | {where} |")
+            lines.append(f"| {what} | {middle(row)} | {spread} | {row['goal']} | {where} |")
     return "\n".join(lines)
 
 

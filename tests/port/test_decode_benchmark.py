@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from port_models import perf_run
-from port_models.llama_config import LlamaConfig
-from port_models.perf_rows import Peaks, Timing, Work
+from port.models.llama_config import LlamaConfig
+from port.perf import run as perf_run
+from port.perf.rows import Peaks, Timing, Work
 
 from benchmarks import decode_sides, decode_stages, results
 
@@ -46,6 +47,15 @@ def test_every_side_times_the_same_generation(model):
         timing = side(8, 5)
         assert 0 < timing.first < timing.response
         assert timing.tokens == ()
+
+
+def test_a_compiler_that_takes_too_long_is_interrupted(model, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: lambda *args, **more: time.sleep(20))
+    start = time.perf_counter()
+    side, why = decode_sides.compiled(decode_sides.hugging_face_model(model), 8, 5, 0.2)
+    assert time.perf_counter() - start < 10
+    assert side is None
+    assert why == "not run: compiling and two answers took more than 0.2 s"
 
 
 def test_the_other_clocks_run(model):

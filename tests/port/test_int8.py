@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from port_models import llama_ops, llama_ops_cpu, llama_ops_cuda
-from port_models.llama_int8 import LIMIT, NotFinite, dequantise, quantise, quantise_into
+from port.models import llama_ops, llama_ops_cpu, llama_ops_cuda
+from port.models.llama_int8 import LIMIT, NotFinite, dequantise, quantise, quantise_into
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -132,7 +132,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 @pytest.fixture(autouse=True)
 def no_triton(monkeypatch):
     """Its kernels run on a GPU or in its interpreter only, which has a test of its own."""
-    monkeypatch.setitem(sys.modules, "port_models.llama_int8_triton", None)
+    monkeypatch.setitem(sys.modules, "port.models.llama_int8_triton", None)
     llama_ops_cuda.triton_kernels.cache_clear()
 
 
@@ -222,8 +222,8 @@ TRITON = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 import port_package
-from port_models import llama_int8_triton, llama_ops_cuda
-from port_models.llama_int8 import quantise, dequantise
+from port.models import llama_int8_triton, llama_ops_cuda
+from port.models.llama_int8 import quantise, dequantise
 torch.manual_seed(0)
 assert llama_ops_cuda.triton_kernels() is llama_int8_triton
 for shape in ((96, 64), (97, 100), (5, 1300), (130, 2048)):

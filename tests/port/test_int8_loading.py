@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from llama_folders import TINY, random_state, write_folder, write_shards
-from port_models.llama_int8 import dequantise, quantise
-from port_models.llama_linear import linears
-from port_models.llama_loading import WeightsError
-from port_models.llama_packing import unpack
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models.llama_int8 import dequantise, quantise
+from port.models.llama_linear import linears
+from port.models.llama_loading import WeightsError
+from port.models.llama_packing import unpack
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 from benchmarks import int8_gate as gate
+from benchmarks import int8_models, results
 
 load = LlamaForCausalLM.from_pretrained
 
@@ -30,11 +31,10 @@ def folder(tmp_path):
 
 
 def written_out(folder: Path, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
-    """The model with every matrix quantised and widened again: what int8 must compute."""
+    """The model with every matrix but the head quantised and widened again: what int8 must compute."""
     model = load(folder, torch_dtype=dtype)
-    tied = model.config.tie_word_embeddings
     for name, linear in linears(model):
-        if not (tied and name == "lm_head"):
+        if name != "lm_head":
             weight = dequantise(*quantise(unpack(linear.weight)), dtype)
             linear.weight = torch.nn.Parameter(weight, requires_grad=False)
     return model
@@ -58,8 +58,9 @@ def test_loading_equals_quantising_the_loaded_model(tmp_path, name):
     assert not model.training
     matrices = dict(linears(full))
     for name, linear in linears(model):
-        if name == "lm_head" and model.config.tie_word_embeddings:
-            assert linear.weight is model.model.embed_tokens.weight
+        if name == "lm_head":
+            assert (linear.weight is model.model.embed_tokens.weight) == model.config.tie_word_embeddings
+            assert linear.weight.dtype == model.dtype
             assert linear.scale is None
             continue
         integers, scale = quantise(matrices[name].weight)
@@ -96,10 +97,11 @@ def test_float16_means_the_devices_own_dtype(folder):
 def test_scales_are_kept_in_the_dtype_of_the_activations_without_a_change(folder, dtype):
     model = load(folder, torch_dtype=dtype, load_in_8bit=True)
     state = random_state(TINY)
-    assert {linear.scale.dtype for _, linear in linears(model)} == {dtype}
-    assert {linear.weight.dtype for _, linear in linears(model)} == {torch.int8}
-    expected = quantise(state["lm_head.weight"])[1]
-    assert torch.equal(model.lm_head.scale.float(), expected)
+    inner = [linear for name, linear in linears(model) if name != "lm_head"]
+    assert {linear.scale.dtype for linear in inner} == {dtype}
+    assert {linear.weight.dtype for linear in inner} == {torch.int8}
+    expected = quantise(state["model.layers.1.self_attn.o_proj.weight"])[1]
+    assert torch.equal(model.model.layers[1].self_attn.o_proj.scale.float(), expected)
 
 
 @pytest.mark.parametrize("int8", [True, False])
@@ -129,8 +131,8 @@ PEAK = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[1])
 import port_package
-from port_models.llama_packing import unpack
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models.llama_packing import unpack
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 def private():  # pages of mapped files are not counted: the system takes them back when it needs them
     return int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0]) * 1024
@@ -185,10 +187,25 @@ def test_the_gate_passes_small_changes_and_stops_large_ones(folder):
     assert not gate.difference(full, int8, tokens).passes
 
 
-def test_outliers_do_not_change_the_function(tmp_path):
+def test_a_model_that_misses_one_goal_is_shown_as_missed(monkeypatch):
+    """In the row of that goal, the table's figure is the mean that the goal is about."""
+    state, config = random_state(TINY), {**TINY}
+    tokens = torch.randint(3, 97, (3, 20), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(gate, "MIN_SAME", 100.1)
+    rows, passes = gate.compare("tiny", config, state, tokens)
+    goals = {row["what"]: row["goal"] for row in rows}
+    assert not passes
+    assert goals["tiny: KL of int8 in float32 to float32"] == "mean <= 0.02: met"
+    assert goals["tiny: same best token, int8 in bfloat16 and float32"] == "mean >= 100: not met"
+    assert results.middle({"values": [1.0, 2.0, 6.0], "unit": "%", "shown": "mean"}) == "3 % (mean)"
+    assert results.middle({"values": [1.0, 2.0, 6.0], "unit": "%"}) == "2 %"
+
+
+@pytest.mark.parametrize("outliers", [int8_models.PUBLISHED, int8_models.HARSH], ids=["published", "harsh"])
+def test_outliers_do_not_change_the_function(tmp_path, outliers):
     state = random_state({**TINY, "intermediate_size": 128})
     models = []
-    for name, weights in (("plain", state), ("outliers", gate.with_outliers(state, 3))):
+    for name, weights in (("plain", state), ("outliers", gate.with_outliers(state, 3, outliers))):
         folder = write_folder(tmp_path / name, intermediate_size=128)
         write_shards(folder, weights, 1)
         for path in folder.glob("*-of-00002.bin"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
-from port_models import llama_ops, llama_packing
-from port_models.llama_packing import linear, pack, unpack
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models import llama_ops, llama_ops_cpu, llama_packing
+from port.models.llama_packing import linear, pack, unpack
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 from tests.port.llama_folders import TINY, random_state, write_folder
 
@@ -82,6 +85,40 @@ def test_a_loaded_model_is_packed_and_shows_plain_weights(tmp_path):
 
 
 @packs
+@pytest.mark.parametrize("int8", [False, True])
+def test_copies_of_a_packed_model_answer_alike(tmp_path, int8):
+    """deepcopy and pickle cannot take a packed weight as it is."""
+    folder = write_folder(tmp_path / "llama")
+    model = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.bfloat16, load_in_8bit=int8)
+    prompt = torch.tensor([[1, 5, 9]])
+    expected = model(input_ids=prompt).logits
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.lm_head.weight.is_mkldnn
+        assert torch.equal(other(input_ids=prompt).logits, expected)
+
+
+@packs
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_packed_model_changes_its_dtype(tmp_path, int8, dtype):
+    folder = write_folder(tmp_path / "llama")
+    model = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.bfloat16, load_in_8bit=int8)
+    prompt = torch.tensor([[1, 5, 9]])
+    expected = model(input_ids=prompt).logits
+    model = model.to(dtype)
+    assert model.dtype == dtype
+    assert not model.lm_head.weight.is_mkldnn
+    assert (model(input_ids=prompt).logits - expected).norm() < 0.05 * expected.norm()
+    assert model.to(torch.bfloat16).lm_head.weight.dtype == torch.bfloat16
+
+
+@packs
+def test_a_packed_model_moves_to_another_device(tmp_path):
+    model = LlamaForCausalLM.from_pretrained(write_folder(tmp_path / "llama"), torch_dtype=torch.bfloat16)
+    assert model.to("meta").lm_head.weight.device.type == "meta"
+
+
+@packs
 def test_tied_weights_are_held_once(tmp_path):
     folder = write_folder(tmp_path / "llama", tie_word_embeddings=True)
     model = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.bfloat16)
@@ -90,15 +127,21 @@ def test_tied_weights_are_held_once(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("heads", [4, 8], ids=["all heads", "shared heads"])
-@pytest.mark.parametrize("masked", [False, True])
-def test_one_query_on_a_processor_gets_the_answer_of_the_reference(dtype, heads, masked):
+@pytest.mark.parametrize("masked", ["no", "each its own", "one for all"])
+@pytest.mark.parametrize("wide", [1, 2 * 9 * 16, 2**19], ids=["a head at a time", "some heads", "all heads at once"])
+def test_one_query_on_a_processor_gets_the_answer_of_the_reference(monkeypatch, dtype, heads, masked, wide):
+    """In bfloat16 nothing is rounded on the way, so that only the answer's own rounding (2^-9) is allowed."""
+    monkeypatch.setattr(llama_ops_cpu, "_WIDE", wide)
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, n, t, 16, generator=generator).to(dtype) for n, t in ((heads, 1), (4, 12), (4, 12)))
-    mask = torch.ones(2, 1, 1, 9, dtype=torch.bool)
+    q, k, v = (torch.randn(3, n, t, 16, generator=generator).to(dtype) for n, t in ((heads, 1), (4, 12), (4, 12)))
+    k, v = k * 3, v.contiguous()
+    mask = torch.ones(3, 1, 1, 9, dtype=torch.bool)
     mask[1, :, :, :3] = False
-    mask = mask if masked else None
-    expected = llama_ops.attention(q.float(), k.float(), v.float(), 9, mask)
+    mask[2, :, :, 2:8] = False
+    mask = {"no": None, "each its own": mask, "one for all": mask[1:2]}[masked]
+    expected = llama_ops.attention(q.double(), k.double(), v.double(), 9, mask)
     found = llama_ops.cpu_attention(q, k, v, 9, mask)
-    assert found.shape == (2, heads, 1, 16)
-    bound = 0.02 if dtype == torch.bfloat16 else 1e-5
-    torch.testing.assert_close(found.float(), expected, rtol=bound, atol=bound)
+    assert found.shape == (3, heads, 1, 16)
+    assert found.dtype == dtype
+    bound = 2**-8 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.double(), expected, rtol=bound, atol=1e-5)

@@ -6,6 +6,7 @@ remain: state_dict() gives q_proj, k_proj and v_proj as views of the fused weigh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,28 @@ class Linear(nn.Module):
             if tensor is not None:
                 yield kind, unpack(tensor)
 
+    def _apply(self, *args: Any) -> Linear:
+        """What .to(), .half() and .float() come to: of a packed weight they cannot move or convert anything."""
+        packed = self.weight.is_mkldnn
+        if packed:
+            self.weight = nn.Parameter(unpack(self.weight), requires_grad=False)
+        super()._apply(*args)
+        if packed:  # again, where it still can be
+            self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy.deepcopy and pickle, which cannot take a packed weight: a plain copy goes, to be packed there."""
+        plain = nn.Parameter(unpack(self.weight), requires_grad=False) if self.weight.is_mkldnn else self.weight
+        parameters = {**self._parameters, "weight": plain}
+        return {**self.__dict__, "_parameters": parameters, "_packed": self.weight.is_mkldnn}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        packed = state.pop("_packed")
+        super().__setstate__(state)
+        if packed:
+            self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         for kind, tensor in self.tensors():
             destination[prefix + kind] = tensor if keep_vars else tensor.detach()
@@ -76,15 +99,15 @@ class FusedLinear(Linear):
 
 def fuse_on_load(owner: nn.Module, name: str) -> None:
     """Let owner's load_state_dict take Hugging Face's names for the parts of its FusedLinear `name`."""
-    fused: FusedLinear = getattr(owner, name)
+    parts = getattr(owner, name).parts
+    owner._register_load_state_dict_pre_hook(functools.partial(_join, name, parts))
 
-    def join(state: dict[str, Tensor], prefix: str, *_: object) -> None:
-        for kind in ("weight", "bias", "scale"):
-            keys = [f"{prefix}{part}.{kind}" for part in fused.parts]
-            if all(key in state for key in keys):
-                state[f"{prefix}{name}.{kind}"] = torch.cat([state.pop(key) for key in keys])
 
-    owner._register_load_state_dict_pre_hook(join)
+def _join(name: str, parts: dict[str, int], state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for kind in ("weight", "bias", "scale"):
+        keys = [f"{prefix}{part}.{kind}" for part in parts]
+        if all(key in state for key in keys):
+            state[f"{prefix}{name}.{kind}"] = torch.cat([state.pop(key) for key in keys])
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, Linear]]:

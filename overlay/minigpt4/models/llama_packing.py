@@ -18,7 +18,7 @@ def pack(weight: Tensor) -> Tensor:
     """weight (N, C), bfloat16 on the CPU -> the same numbers as an opaque tensor that `linear` takes.
 
     One packing serves every number of tokens. Of the result (is_mkldnn), shape, dtype, device and nn.Parameter work;
-    slices, .to(dtype) and copy.deepcopy do not, and `unpack` gives a plain copy. A weight that this processor or this
+    slices, .to() and copy.deepcopy do not, and `unpack` gives a plain copy. A weight that this processor or this
     PyTorch cannot pack comes back as it is.
     """
     if weight.device.type != "cpu" or not _can_pack(weight.dtype):
