@@ -1,10 +1,11 @@
 """Measure how fast the decoder answers: `python run_performance.py --model_path WEIGHTS --device_id 0 --batch 1`.
 
 One row for each batch and each pair of prompt and answer length: written to multi_batch_performance.csv as soon as it
-is measured, shown on standard output; everything else goes to standard error. A row is the median of at least five
-generations after a warm-up, each a whole call of generate (greedy, no end token) on a prompt without padding. The
-device's copy bandwidth and matmul peak are measured beside every row, and a row that beats them is marked and is no
-result. RETURN_PERF_DETAIL=1 adds one generation in which every single token is timed, to --json.
+is measured (the first one replaces an earlier file) and shown on standard output; all else goes to standard error. A
+row is the median of at least five generations after a warm-up, each a whole call of generate (greedy, no end token) on
+a prompt without padding. The device's copy bandwidth and matmul peak are measured beside every row, and a row that
+beats them by more than 15 % is marked and is no result. RETURN_PERF_DETAIL=1 adds one generation in which every single
+token is timed, to --json.
 
 Nothing in transformers is replaced. `--install-auto-map WEIGHTS` makes AutoModelForCausalLM load this decoder from
 the folder of the weights, `--remove-auto-map WEIGHTS` undoes that.
@@ -88,6 +89,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--layers", type=int, metavar="N", help="cut the model of --random-weights to N layers")
     add("--repeat", type=int, default=FEWEST, metavar="N", help="generations per row, 5 at least (%(default)s)")
     add("--npu-graph", choices=("auto", "on", "off"), default="auto", help="replay a recorded decode step (NPU, CUDA)")
+    add("--compile", action="store_true", help="let torch.compile fuse the recorded step (CUDA); takes a minute")
     add("--output", metavar="CSV", default="multi_batch_performance.csv", help="(%(default)s)")
     add("--json", metavar="FILE", help="the rows once more, with every repetition")
     add("--install-auto-map", metavar="WEIGHTS", help="let AutoModelForCausalLM load this decoder; no measurement")
@@ -117,14 +119,16 @@ def whole(text: str, what: str, least: int = 1) -> int:
 
 
 def auto_map(args: argparse.Namespace) -> int:
+    if args.install_auto_map and args.remove_auto_map:
+        raise Refused("Give either --install-auto-map or --remove-auto-map.", 2)
     with load_errors():
-        from minigpt4.models import perf_auto_map
+        from minigpt4.perf import auto_map as edit
     try:
         if args.remove_auto_map:
-            print(perf_auto_map.remove(Path(args.remove_auto_map)))
+            print(edit.remove(Path(args.remove_auto_map)))
             return 0
-        print(perf_auto_map.install(Path(args.install_auto_map), MODELS, args.force))
-    except perf_auto_map.Refusal as refusal:
+        print(edit.install(Path(args.install_auto_map), MODELS, args.force))
+    except edit.Refusal as refusal:
         raise Refused(str(refusal), 2) from refusal
     except OSError as error:
         raise Refused(f"{error}: the folder of the weights must be writable.", 5) from error
@@ -137,25 +141,28 @@ def performance(args: argparse.Namespace) -> int:
     check(args)
     with load_errors():
         device, dtype = pick_device(args)
-        from minigpt4.models import perf_run  # only now: it imports transformers, which imports torch_npu where it can
-        from minigpt4.models.perf_sheet import Sheet, line
+        from minigpt4.perf import run  # only now: it imports transformers, which imports torch_npu where it can
+        from minigpt4.perf.sheet import Sheet, line
 
         longest = max(map(sum, args.lengths))
-        config, warning = perf_run.read_shape(args.shape or args.model_path, args.layers, longest)
+        config, warning = run.read_shape(args.shape or args.model_path, args.layers, longest)
         if warning:
             note(warning)
-        perf_run.check_memory(config, device, dtype, args.int8, max(args.batch), longest)
+        run.check_memory(config, device, dtype, args.int8, max(args.batch), longest)
         note("making random weights" if args.random_weights else "loading the weights")
-        model = perf_run.load(args.model_path, config, device, dtype, args.int8)
+        model = run.load(args.model_path, config, device, dtype, args.int8)
         model.graph = args.npu_graph
-        about = perf_run.facts(model, args.int8, args.random_weights)
+        model.compile_step = args.compile
+        about = run.facts(model, args.int8, args.random_weights)
         note(", ".join(f"{key} {value}" for key, value in about.items()))
         bad = 0
         with Sheet(Path(args.output), args.json) as sheet:
             try:
-                for row, detail in perf_run.measure(model, args.batch, args.lengths, args.repeat, about, progress):
-                    sheet.add(row, detail)
-                    print(line(row), flush=True)
+                for row, detail in run.measure(model, args.batch, args.lengths, args.repeat, about, progress):
+                    try:
+                        sheet.add(row, detail)
+                    finally:  # a full disk does not lose the row
+                        print(line(row), flush=True)
                     bad += bool(row.impossible())
             finally:
                 note(f"{len(sheet.rows)} of {len(args.batch) * len(args.lengths)} rows measured, in {args.output}")
@@ -181,8 +188,13 @@ def check(args: argparse.Namespace) -> None:
     if args.device_id is not None and args.device not in (None, "auto", "npu", f"npu:{args.device_id}"):
         raise Refused(f"--device {args.device} and --device_id {args.device_id} name two devices; give one.", 2)
     for option, path in (("--output", args.output), ("--json", args.json)):
-        if path and (Path(path).is_dir() or not os.access(Path(path).resolve().parent, os.W_OK)):
-            raise Refused(f"{option}: {path} cannot be written: it is a folder, or in one that is not there.", 2)
+        place = Path(path or ".")
+        if path is not None and (
+            place.is_dir() or not os.access(place if place.exists() else place.resolve().parent, os.W_OK)
+        ):
+            raise Refused(f"{option}: {path or 'an empty name'} cannot be written.", 2)
+    if args.json and Path(args.json).resolve() == Path(args.output).resolve():
+        raise Refused(f"--output and --json are both {args.json}: give two files.", 2)
 
 
 def pick_device(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -200,7 +212,12 @@ def pick_device(args: argparse.Namespace) -> tuple[Any, Any]:
     reason = why_not(device) if args.npu_graph == "on" else None
     if reason:
         raise Refused(f"--npu-graph on: {reason}.", 2)
-    return device, choose_dtype(device, args.dtype)
+    if args.compile and (device.type != "cuda" or args.npu_graph == "off"):
+        raise Refused("--compile: what is compiled is the recorded step of a CUDA device.", 2)
+    try:
+        return device, choose_dtype(device, args.dtype)
+    except ValueError as error:
+        raise Refused(f"--dtype: {error}", 2) from error
 
 
 def progress(steps: Iterable[int], title: str) -> Iterable[int]:
@@ -222,6 +239,8 @@ def load_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "minigpt4":
+            raise Refused(f"{error}: run the run_performance.py of a workspace that apply.py made.", 5) from error
         raise Refused(f"{error}: pip install '.[cpu]' or '.[npu]' in this project's folder.", 5) from error
     except (OSError, ValueError, FloatingPointError, MemoryError) as error:
         raise Refused(str(error), 5) from error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from port_models import perf_measure
-from port_models.llama_config import LlamaConfig
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
-from port_models.perf_rows import SEED_COLUMNS, Peaks, Row, Timing, Work
+from port.models.llama_config import LlamaConfig
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.perf import measure as perf_measure
+from port.perf import memory as perf_memory
+from port.perf import run as perf_run
+from port.perf.rows import SEED_COLUMNS, Peaks, Row, Timing, Work
 
 # An NPU with the peaks that are published for a 910B3: 1.6 TB/s and 313 TFLOP/s, taken as measured.
 NPU = Peaks(copy=1.6e12, ceiling=1.6e12, matmul=313e12)
@@ -84,19 +86,26 @@ def test_the_columns_begin_with_the_original_ports_and_show_medians():
 
 
 def test_int8_weights_count_as_one_byte_and_tied_ones_as_read():
-    from port_models import perf_run
-
     config = LlamaConfig(97, 32, 56, 3, 4, 4, 8)
     plain = perf_measure.work_of(perf_run.random_model(config, torch.device("cpu"), torch.float32, int8=False))
     int8 = perf_measure.work_of(perf_run.random_model(config, torch.device("cpu"), torch.float32, int8=True))
     matrices = plain.matrices + plain.head
     norms = 7 * 32 * 4
     assert plain.weights == 4 * matrices + norms
-    rows = 3 * (3 * 32 + 32 + 2 * 56 + 32) + 97
-    assert int8.weights == matrices + norms + 4 * rows
+    rows = 3 * (3 * 32 + 32 + 2 * 56 + 32)
+    assert int8.weights == plain.matrices + 4 * plain.head + norms + 4 * rows  # the head stays as it is
     tied = LlamaConfig(97, 32, 56, 3, 4, 4, 8, tie_word_embeddings=True)
     model = perf_run.random_model(tied, torch.device("cpu"), torch.float32, int8=False)
     assert perf_measure.work_of(model).weights == plain.weights
+
+
+@pytest.mark.parametrize(("int8", "giga"), [(False, 13.611), (True, 7.138)])
+def test_the_memory_of_vicuna_7b_is_known_before_it_is_taken(monkeypatch, int8, giga):
+    """float16, with 0.134 GB of cache for 256 tokens."""
+    needed = []
+    monkeypatch.setattr(perf_memory, "check_memory", lambda size, device: needed.append(size))
+    perf_run.check_memory(LlamaConfig(), torch.device("cpu"), torch.float16, int8, batch=1, tokens=256)
+    assert needed[0] / 1e9 == pytest.approx(giga, abs=0.02)
 
 
 def test_of_several_measurements_the_best_is_the_limit():

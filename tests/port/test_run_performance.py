@@ -15,7 +15,7 @@ from pathlib import Path
 import port_package
 import pytest
 from llama_folders import TINY, write_folder
-from port_models.perf_rows import SEED_COLUMNS, Peaks
+from port.perf.rows import SEED_COLUMNS, Peaks
 
 SCRIPT = port_package.OVERLAY / "run_performance.py"
 OURS = ("device", "dtype", "hidden_size", "copy(GB/s)", "decode(% of copy)", "prefill(% of matmul)", "response_min(ms)")
@@ -40,7 +40,7 @@ def script(tmp_path, monkeypatch):
 @pytest.fixture
 def perf(script, monkeypatch):
     """The module that measures, with quick yardsticks: a real product of 2048 x 2048 takes longer than a tiny model."""
-    from minigpt4.models import perf_measure
+    from minigpt4.perf import measure as perf_measure
 
     monkeypatch.setattr(perf_measure, "measure_peaks", lambda *_: Peaks(1e12, 1e12, 1e15))
     return perf_measure
@@ -193,7 +193,11 @@ def test_a_failure_before_the_first_row_keeps_an_earlier_result(script, perf, mo
         ([*RANDOM, "--device_id", "0"], "--device cpu and --device_id 0 name two devices"),
         (["--random-weights", "--device", "gpu0"], "'gpu0' is not a device"),
         ([*RANDOM, "--npu-graph", "on"], "--npu-graph on: there is no graph to record on cpu"),
+        ([*RANDOM, "--compile"], "--compile: what is compiled is the recorded step of a CUDA device"),
         ([*RANDOM, "--output", "none/x.csv"], "--output: none/x.csv cannot be written"),
+        ([*RANDOM, "--output", ""], "--output: an empty name cannot be written"),
+        ([*RANDOM, "--output", "x", "--json", "./x"], "--output and --json are both ./x"),
+        (["--install-auto-map", ".", "--remove-auto-map", "."], "Give either --install-auto-map or"),
         ([*RANDOM, "--json", "."], "--json: . cannot be written"),
     ],
 )
@@ -228,7 +232,7 @@ def test_a_folder_without_weights_exits_5(script, capsys):
 
 
 def test_too_little_memory_is_said_before_loading(script, perf, monkeypatch, capsys):
-    from minigpt4.models import perf_memory
+    from minigpt4.perf import memory as perf_memory
 
     monkeypatch.setattr(perf_memory, "free_memory", lambda device: 20 * 10**9)
     assert script.main(["--random-weights", "--device", "cpu", "--dtype", "float32"]) == 5
@@ -248,6 +252,64 @@ def test_a_closed_pipe_ends_quietly_and_keeps_the_row(tmp_path):
     assert len((tmp_path / "multi_batch_performance.csv").read_text().splitlines()) == 2
 
 
+def test_a_file_that_may_not_be_written_is_refused_before_measuring(script, perf, monkeypatch, capsys):
+    """Read-only in a folder that is not: opening it would fail once the first row is there."""
+    Path("old.csv").write_text("earlier\n")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "old.csv" and real(path, mode))
+    assert script.main([*RANDOM, "--output", "old.csv"]) == 2
+    assert "--output: old.csv cannot be written" in capsys.readouterr().err
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(script, perf):
+    Path("other").mkdir()
+    Path("rows.json").symlink_to("other/rows.json")
+    os.mkfifo("pipe")
+    reading = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert script.main([*RANDOM, "--lengths", "8:4", "--json", "rows.json", "--output", "pipe"]) == 0
+    assert os.read(reading, 1 << 16).startswith(b"batch_size,")
+    assert Path("rows.json").is_symlink()
+    assert len(json.loads(Path("other/rows.json").read_text(encoding="utf-8"))) == 1
+    assert script.main([*RANDOM, "--lengths", "8:4", "--json", "pipe"]) == 0
+    assert Path("pipe").is_fifo()
+    assert json.loads(os.read(reading, 1 << 16))[0]["batch_size"] == 1
+    os.close(reading)
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full")
+def test_a_full_disk_does_not_lose_the_row(script, perf, capsys):
+    assert script.main([*RANDOM, *SHORT, "--output", "/dev/full"]) == 5
+    out, log = capsys.readouterr()
+    assert out.startswith("batch 1, 8 in, 4 out: response")
+    assert "No space left on device" in log
+
+
+def test_outside_a_workspace_it_says_where_to_run(tmp_path):
+    (tmp_path / "run_performance.py").write_bytes(SCRIPT.read_bytes())
+    for arguments in (["--random-weights", "--device", "cpu"], ["--install-auto-map", "."]):
+        command = [sys.executable, "run_performance.py", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 5
+        assert "the run_performance.py of a workspace that apply.py made" in done.stderr
+
+
+def test_generation_config_changes_nothing_of_what_is_measured(script, perf, monkeypatch):
+    """An end token and a penalty in the folder: rows are greedy and of the stated length all the same."""
+    folder = write_folder(Path("weights"))
+    written = {"eos_token_id": list(range(97)), "repetition_penalty": 1.5, "do_sample": True, "num_beams": 3}
+    (folder / "generation_config.json").write_text(json.dumps(written))
+    from minigpt4.models import llama_generate
+
+    seen, real = [], llama_generate.ScoreShaper
+    monkeypatch.setattr(
+        llama_generate, "ScoreShaper", lambda settings, *rest: seen.append(settings) or real(settings, *rest)
+    )
+    assert script.main(["--model_path", "weights", "--device", "cpu", "--lengths", "8:6"]) == 0
+    assert {(one.repetition_penalty, one.do_sample, one.num_beams, tuple(one.eos)) for one in seen} == {
+        (1, False, 1, ())
+    }
+
+
 def test_help_needs_no_torch(tmp_path):
     code = (
         "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['x', '--help']\n"
@@ -256,3 +318,16 @@ def test_help_needs_no_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--install-auto-map" in done.stdout
+
+
+def test_a_dtype_that_the_device_lacks_is_refused(script, monkeypatch, capsys):
+    """An NPU's attention has no float32; there is none here, so the refusal is planted."""
+    from minigpt4.models import device
+
+    def refuse(*_):
+        raise ValueError("npu:0 has no float32 attention")
+
+    monkeypatch.setattr(device, "choose_dtype", refuse)
+    assert script.main([*RANDOM, *SHORT]) == 2
+    assert "--dtype: npu:0 has no float32 attention" in capsys.readouterr().err
+    assert not Path("multi_batch_performance.csv").exists()

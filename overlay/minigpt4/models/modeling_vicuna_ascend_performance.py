@@ -40,11 +40,12 @@ def _package() -> str:
     searched = [Path(entry or ".", "minigpt4", "models") for entry in sys.path]
     for folder in [Path(INSTALLED_FROM), *searched] if INSTALLED_FROM else searched:
         if (folder / _DECODER).is_file():
-            name = "minigpt4_ascend_models"  # not minigpt4.models, whose __init__ needs all that MiniGPT-4 needs
-            package = sys.modules.setdefault(name, types.ModuleType(name))
-            if not hasattr(package, "__path__"):
-                package.__path__ = [str(folder.resolve())]
-            return name
+            name = "minigpt4_ascend"  # not minigpt4, whose __init__ and models/__init__ need all that MiniGPT-4 needs
+            for package, place in ((name, folder.parent), (f"{name}.models", folder)):
+                module = sys.modules.setdefault(package, types.ModuleType(package))
+                if not hasattr(module, "__path__"):
+                    module.__path__ = [str(place.resolve())]
+            return f"{name}.models"
     raise ImportError(
         f"The decoder ({_DECODER}) is not where it was when auto_map was installed ({INSTALLED_FROM}). Install again "
         "from the workspace (python run_performance.py --install-auto-map WEIGHTS), or start Python in the workspace."
@@ -52,7 +53,7 @@ def _package() -> str:
 
 
 _decoder = importlib.import_module(".modeling_vicuna_ascend", _package())
-_measure = importlib.import_module(".perf_measure", _decoder.__package__)
+_measure = importlib.import_module("..perf.measure", _decoder.__package__)
 
 
 class LlamaForCausalLM(_decoder.LlamaForCausalLM):

@@ -13,10 +13,10 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from .device import synchronize
-from .llama_linear import linears
-from .llama_packing import linear, pack
-from .perf_rows import Peaks, Timing, Work
+from ..models.device import synchronize
+from ..models.llama_linear import linears
+from ..models.llama_packing import linear, pack
+from .rows import Peaks, Timing, Work
 
 _MOST = {"cpu": 256 << 20}  # bytes of a copied buffer: far above any cache, and quick
 _MOST_ELSEWHERE = 1 << 30
@@ -71,6 +71,7 @@ def time_generation(model: Any, ids: Tensor, output: int, every: bool = False) -
         max_new_tokens=output,
         do_sample=False,
         num_beams=1,
+        repetition_penalty=1.0,  # whatever generation_config.json says
         eos_token_id=None,
         stopping_criteria=[clock],
     )

@@ -51,8 +51,9 @@ def install(folder: Path, models: Path, force: bool = False) -> str:
     if foreign:
         _keep(target)
     _replace(target, content)
-    if not mapped:
-        _replace(config, _with_auto_map(text).encode())
+    if mapped:
+        return f"{folder}: {FILE} renewed; auto_map was in config.json already."
+    _replace(config, _with_auto_map(text).encode())
     return f"{folder}: {FILE} copied, auto_map written into config.json (before: {config.name}{BACKUP})."
 
 
@@ -61,8 +62,15 @@ def remove(folder: Path) -> str:
     config, target = folder / "config.json", folder / FILE
     text, found = _read_config(config)
     backup, done = _backup(config), []
-    if found.get("auto_map") == AUTO_MAP:
-        text = _before(text, _read_config(backup)[0] if backup.is_file() else "{}")
+    original, before = _read_config(backup) if backup.is_file() else ("{}", {})
+    mapped = found.get("auto_map") == AUTO_MAP
+    if not mapped and Path(FILE).stem + "." in json.dumps(found.get("auto_map")):
+        raise Refusal(
+            f"auto_map in {config} was edited since and still names {FILE}: {json.dumps(found['auto_map'])}. Take that "
+            "entry out, then call this again."
+        )
+    if mapped:
+        text = _before(text, original)
         if backup.is_file() and backup.read_bytes() == text.encode():
             os.replace(backup, config)  # the file itself, with its date, or the link that it was
         else:
@@ -74,7 +82,9 @@ def remove(folder: Path) -> str:
         else:
             target.unlink()
         done.append(f"{FILE} removed")
-    if backup.is_file() or backup.is_symlink():
+    if not mapped and found.get("auto_map") != before.get("auto_map"):
+        done.append(f"auto_map is another one today and stays, the one before is in {backup.name}")
+    elif backup.is_file() or backup.is_symlink():
         backup.unlink()
     return f"{folder}: {', '.join(done) if done else 'nothing to do, auto_map is not installed'}."
 

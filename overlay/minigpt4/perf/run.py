@@ -11,11 +11,12 @@ from typing import Any, Callable
 
 import torch
 
-from . import perf_measure, perf_memory
-from .llama_config import LlamaConfig, read_json
-from .llama_loading import make_int8
-from .modeling_vicuna_ascend import LlamaForCausalLM
-from .perf_rows import Peaks, Row, Timing
+from ..models.llama_config import LlamaConfig, read_json
+from ..models.llama_loading import make_int8
+from ..models.modeling_vicuna_ascend import LlamaForCausalLM
+from . import measure as clocks
+from . import memory
+from .rows import Peaks, Row, Timing
 
 Lengths = Sequence[tuple[int, int]]  # tokens of prompt and answer
 
@@ -59,7 +60,9 @@ def check_memory(
     """Raise MemoryError where the weights and the cache of the largest row cannot fit."""
     with torch.device("meta"):
         meta = LlamaForCausalLM(config).to(dtype=dtype)
-    perf_memory.check_memory(perf_memory.needed_memory(meta, int8, batch, tokens), device)
+    if int8:
+        make_int8(meta)
+    memory.check_memory(memory.needed_memory(meta, batch, tokens), device)
 
 
 def facts(model: Any, int8: bool, random_weights: bool) -> dict[str, Any]:
@@ -96,28 +99,29 @@ def measure(
     progress: Callable[..., Any],
 ) -> Iterator[tuple[Row, Timing | None]]:
     """Each row as soon as it is complete, with a generation whose every token was timed (RETURN_PERF_DETAIL=1)."""
-    work = perf_measure.work_of(model)
+    work = clocks.work_of(model)
     seen = []  # peaks before and after each row: what else the machine does comes and goes
     for batch in batches:
         for prompt, answer in lengths:
-            seen.append(perf_measure.measure_peaks(model.device, model.dtype, work.weights))
-            ids = perf_measure.prompt(model, batch, prompt)
-            perf_memory.reset_peak_memory(model.device)
+            seen.append(clocks.measure_peaks(model.device, model.dtype, work.weights))
+            ids = clocks.prompt(model, batch, prompt)
+            memory.reset_peak_memory(model.device)
             timings = []
             for count in progress(range(repeat + 1), f"batch {batch}, {prompt} in, {answer} out"):
-                timing = perf_measure.time_generation(model, ids, answer)
+                timing = clocks.time_generation(model, ids, answer)
                 if count:  # the first one warms up
                     timings.append(timing)
-            memory = perf_memory.peak_memory(model.device)
+            peak = memory.peak_memory(model.device)
             more = {
                 **about,
                 "recorded_step": model.recording is not None,
-                "peak_memory(GB)": None if memory is None else memory / 1e9,
+                "compiled_step": model.recording is not None and model.compile_step,
+                "peak_memory(GB)": None if peak is None else peak / 1e9,
             }
             detail = None
             if os.environ.get("RETURN_PERF_DETAIL") == "1":
-                detail = perf_measure.time_generation(model, ids, answer, every=True)
-            seen.append(perf_measure.measure_peaks(model.device, model.dtype, work.weights))
+                detail = clocks.time_generation(model, ids, answer, every=True)
+            seen.append(clocks.measure_peaks(model.device, model.dtype, work.weights))
             yield Row(batch, prompt, answer, timings, work, Peaks.of(seen), more), detail
 
 

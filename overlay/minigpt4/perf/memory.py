@@ -9,15 +9,11 @@ from typing import Any
 
 import torch
 
-from .llama_linear import linears
 
-
-def needed_memory(meta: Any, int8: bool, batch: int, tokens: int) -> int:
+def needed_memory(meta: Any, batch: int, tokens: int) -> int:
     """Weights, and the keys and values of `batch` sequences of `tokens`, for a model on the meta device."""
     config, width = meta.config, meta.dtype.itemsize
-    weights = width * sum(part.numel() for part in meta.parameters())
-    if int8:
-        weights -= (width - 1) * sum(module.weight.numel() for _, module in linears(meta))
+    weights = sum(part.numel() * part.element_size() for part in (*meta.parameters(), *meta.buffers()))
     slots = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     return weights + 2 * width * slots * batch * tokens
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
-from .perf_rows import Row, Timing
+from .rows import Row, Timing
 
 
 class Sheet:
@@ -33,15 +34,25 @@ class Sheet:
             csv.writer(self.file).writerow(cells)
         csv.writer(self.file).writerow(cells.values())
         self.file.flush()
-        os.fsync(self.file.fileno())
+        if stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):  # a pipe or a terminal is not on a disk
+            os.fsync(self.file.fileno())
         repeats = [{"first": timing.first, "response": timing.response} for timing in row.timings]
         self.rows.append({**cells, "seconds": repeats})
         if detail is not None:
             self.rows[-1]["token_seconds"] = list(detail.tokens)
         if self.json_path:
-            partial = Path(f"{self.json_path}.partial")
-            partial.write_text(json.dumps(self.rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(partial, self.json_path)
+            _write(Path(self.json_path), json.dumps(self.rows, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """All of `text`, or what was there before; a device or a pipe stays one, and a link a link."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path = path.resolve()
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def line(row: Row) -> str:
