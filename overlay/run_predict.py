@@ -73,7 +73,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--dtype",
         default="auto",
         choices=("auto", "float32", "float16", "bfloat16"),
-        help="of the language model; auto: float16, or on a CPU bfloat16 where the processor computes in it, else float32",
+        help="of the language model and of an encoder that is a .pth; auto: float16, or on a CPU bfloat16 where the "
+        "processor computes in it, else float32",
     )
     parser.add_argument(
         "--npu-graph",
@@ -99,12 +100,12 @@ def answer(args: argparse.Namespace) -> None:
         device = pick_device(spec, args.dtype, args.npu_graph)
         config = read_config(args)
         check_files(config.model_cfg)
+        note(operations(device, args.npu_graph))  # before minutes of loading: an NPU is checked here
         started = time.perf_counter()
         chat, conversation = build_chat(config, device)
         chat.model.llama_model.graph = args.npu_graph
         width = ", int8 weights," if chat.model.llama_model.int8 else ""
         note(f"model on {device}{width} after {time.perf_counter() - started:.1f} s")
-        note(operations(device))
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         ask(chat, conversation, picture, args, out)
@@ -148,8 +149,11 @@ def open_picture(path: Path) -> Any:
         raise Refused(f"--image-path: {path} cannot be read as a picture ({error}).", 2) from error
 
 
-def pick_device(spec: str, dtype: str = "auto", graph: str = "auto") -> Any:
-    """The torch.device of `spec`, made the current one so that nothing is allocated on another card."""
+def pick_device(spec: str, dtype: str | None = None, graph: str = "auto") -> Any:
+    """The torch.device of `spec`, made the current one so that nothing is allocated on another card.
+
+    dtype: --dtype; None leaves compute_dtype's own, which is float32 on every CPU (verify.py compares in it).
+    """
     if not (WORKSPACE / "minigpt4" / "common" / "config.py").is_file():
         raise Refused(f"{WORKSPACE} is no workspace: run the copy in the folder that apply.py --workspace made.", 2)
     from minigpt4.models.device import choose_dtype, hide_torch_npu, resolve_device, select_device
@@ -161,11 +165,15 @@ def pick_device(spec: str, dtype: str = "auto", graph: str = "auto") -> Any:
     if device.type != "npu":
         hide_torch_npu()
     select_device(device)
-    choose_dtype(device, dtype)
+    if dtype is not None:
+        try:
+            choose_dtype(device, dtype)
+        except ValueError as error:
+            raise Refused(f"--dtype: {error}", 2) from error
     if graph == "on":
-        from minigpt4.models.llama_graph import why_not
+        from minigpt4.models.llama_graph import trouble
 
-        if reason := why_not(device):
+        if reason := trouble(device):
             raise Refused(f"--npu-graph on: {reason}.", 2)
     return device
 
@@ -208,10 +216,13 @@ def build_chat(config: Any, device: Any) -> tuple[Any, Any]:
     return chat, templates[config.model_cfg.model_type].copy()
 
 
-def operations(device: Any) -> str:
-    """Which operations of the device are fused, and which its check has replaced."""
+def operations(device: Any, graph: str) -> str:
+    """Which operations of the device are fused, and which its check has replaced. graph: --npu-graph."""
+    from minigpt4.models.llama_graph import trouble
     from minigpt4.models.ops_check import describe
 
+    if device.type == "npu" and graph != "off":
+        trouble(device)
     return describe(device)
 
 

@@ -4,5 +4,5 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a model hub
 
-import port_package  # noqa: F401  the overlay's model files become `port_models`
+import port_package  # noqa: F401  the overlay's files become `port`
 from npu_stand_in import npu_table, plant, torch_npu  # noqa: F401  fixtures

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 from llama_folders import write_folder
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 # 5.x leaves as many ids out of the repetition penalty as the row has padding, even where no padding is among them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from port_models.checkpoints import IncompleteCheckpoint, load_checked
+from port.models.checkpoints import IncompleteCheckpoint, load_checked
 from torch import nn
 
 HIDDEN, BERT = 8, 6
@@ -53,6 +53,25 @@ def test_a_right_file_fills_its_part(file, zipped):
     assert torch.equal(model.llama_proj.weight, saved["llama_proj.weight"])
     assert torch.equal(model.llama_proj.bias, saved["llama_proj.bias"])
     assert torch.equal(model.Qformer.weight, other)
+
+
+def test_the_language_model_is_left_alone(file):
+    """Its state_dict() copies weights that are packed for a processor: 13 GB to look up two names."""
+
+    class Language(nn.Linear):
+        def _save_to_state_dict(self, *_):
+            raise AssertionError("copied")
+
+    model = Model()
+    model.llama_model = Language(2, 2)
+    model.query_tokens = nn.Parameter(torch.zeros(1, 4))
+    saved = {**weights(), "query_tokens": torch.ones(1, 4)}
+    torch.save({"model": saved}, file)
+    load_checked(model, file, ["llama_proj.", "query_tokens"])
+    assert torch.equal(model.query_tokens, saved["query_tokens"])
+    torch.save({"model": weights()}, file)
+    with pytest.raises(IncompleteCheckpoint, match="query_tokens"):
+        load_checked(model, file, ["llama_proj.", "query_tokens"])
 
 
 def test_position_ids_may_be_missing(file):

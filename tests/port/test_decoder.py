@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 from llama_folders import TINY, write_folder
-from port_models import llama_cache, llama_ops
-from port_models.llama_cache import KVCache
-from port_models.llama_config import LlamaConfig
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models import llama_cache, llama_ops
+from port.models.llama_cache import KVCache
+from port.models.llama_config import LlamaConfig
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 TOLERANCE = 1e-5
 HF_KNOWS = inspect.signature(transformers.LlamaConfig.__init__).parameters

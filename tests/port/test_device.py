@@ -8,8 +8,8 @@ import types
 
 import pytest
 import torch
-from port_models import device as device_module
-from port_models.device import (
+from port.models import device as device_module
+from port.models.device import (
     DeviceUnavailable,
     choose_dtype,
     compute_dtype,
@@ -214,10 +214,25 @@ def test_dtype_of_the_language_model(kind, words, name, dtype, monkeypatch):
     assert choose_dtype(device, name) is compute_dtype(device) is dtype
 
 
+def test_auto_takes_back_an_earlier_choice(monkeypatch):
+    monkeypatch.setattr(device_module, "_CHOSEN", {})
+    device = torch.device("cuda")
+    choose_dtype(device, "bfloat16")
+    assert choose_dtype(device, "auto") is compute_dtype(device) is torch.float16
+
+
 def test_dtype_where_nobody_chose(monkeypatch):
     monkeypatch.setattr(device_module, "_CHOSEN", {})
     assert compute_dtype(torch.device("cpu")) is torch.float32
     assert compute_dtype(torch.device("cuda")) is torch.float16
+
+
+def test_float32_is_not_for_an_npu(monkeypatch):
+    monkeypatch.setattr(device_module, "_CHOSEN", {})
+    npu = types.SimpleNamespace(type="npu")
+    with pytest.raises(ValueError, match="float16 and bfloat16, not float32"):
+        choose_dtype(npu, "float32")
+    assert device_module._CHOSEN == {}
 
 
 def test_a_name_that_is_no_dtype():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 import torch
 from equal_draws import VERSION, answer, draw_call, draw_shape, pair
-from port_models import llama_generate
-from port_models.llama_generate import Run, chunk_size
+from port.models import llama_generate
+from port.models.llama_config import LlamaConfig
+from port.models.llama_generate import Run, chunk_size
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 TOLERANCE = 2e-5
 CHUNKS = (1, 2, 3, 5, 64)
@@ -74,6 +77,24 @@ def test_the_size_of_a_chunk_follows_memory(ours, monkeypatch):
     ours.generate(drawn_ids(1, 17), max_new_tokens=2, eos_token_id=None)
     assert lengths[0] == expected
     assert sum(lengths) == 18  # the prompt and one step
+
+
+@pytest.mark.parametrize("inner", [172, 256, 1024])  # 172: the ratio of Vicuna
+def test_a_chunk_takes_no_more_than_it_may(monkeypatch, inner):
+    """Every allocation of one pass that PyTorch's profiler sees; 1.1: the attention's own buffers are not counted."""
+    monkeypatch.setattr(llama_generate, "PREFILL_BYTES", 16 << 20)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=97, hidden_size=64, intermediate_size=inner, num_hidden_layers=2, **heads)
+    )
+    length = chunk_size(model, 2)
+    embeds = torch.randn(2, length, 64)
+    with torch.no_grad():
+        run = Run(model, embeds, torch.ones(2, length, dtype=torch.bool), length)
+        with torch.profiler.profile(profile_memory=True) as profile:
+            run.prefill()
+    changes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert 0.5 * (16 << 20) < max(itertools.accumulate(changes)) < 1.1 * (16 << 20)
 
 
 @pytest.mark.skipif(VERSION < (4, 57), reason="minutes with an old release; what is compared does not depend on it")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from equal_draws import VERSION, answer, pair
 from llama_folders import random_state, write_folder, write_shards
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 IDS = torch.tensor([[5, 9, 13, 4], [6, 7, 8, 9]])
 WAYS = {"greedy": {}, "sampled": {"do_sample": True}, "beams": {"num_beams": 3}, "chunks": {}}

@@ -64,6 +64,16 @@ def test_loss_as_upstream_asks_for_it(tmp_path, seed):
     assert (single - each.sum(1) / (length - 1)).abs().max() <= TOLERANCE
 
 
+def test_labels_and_reductions_that_make_no_sense(tmp_path):
+    ours, _, _ = drawn(tmp_path, 0)
+    ids = torch.randint(3, 97, (2, 5))
+    for labels in (ids[:1], ids[:, :4], ids[0]):
+        with pytest.raises(ValueError, match="one for each token"):
+            ours(ids, labels=labels, reduction="none")
+    with pytest.raises(ValueError, match="write mean or none"):
+        ours(ids, labels=ids, reduction="sum")
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ranking_as_multi_select_does(tmp_path, seed):
     """minigpt_base.py:390-407: one loss per picture and candidate, sorted."""

@@ -12,8 +12,8 @@ import threading
 import pytest
 import torch
 from equal_draws import VERSION, answer, draw_call, draw_shape, pair
-from port_models import llama_graph
-from port_models.llama_generate import Run
+from port.models import llama_graph
+from port.models.llama_generate import Run
 
 from tests.recorded_graph import RecordedGraph
 

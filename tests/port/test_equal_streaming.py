@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from equal_draws import SHORTEST_EMBEDS, VERSION, pair, quiet
-from port_models.answer_stream import AnswerPrinter
+from port.models.answer_stream import AnswerPrinter
 
 PATIENCE = 20  # seconds until a reader counts as waiting for ever
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 import torch
 from llama_folders import write_folder
-from port_models.llama_generate import Run, Stop
-from port_models.llama_sampling import ScoreShaper, Settings
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models.llama_generate import Run, Stop
+from port.models.llama_sampling import ScoreShaper, Settings
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

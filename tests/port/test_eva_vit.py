@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from port_models.eva_vit_model import EvaViT, load_eva_vit
+from port.models.eva_vit_model import EvaViT, load_eva_vit
 from transformers import Blip2VisionConfig, Blip2VisionModel
 from vit_files import ln_vision_state, vit_state, write_files
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 import transformers
 from llama_folders import TINY, write_folder
-from port_models import llama_generate
-from port_models.llama_sampling import Settings
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models import llama_generate
+from port.models.llama_sampling import Settings
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 like_457 = pytest.mark.skipif(
@@ -447,5 +447,5 @@ def test_planted_faults_show(ours, theirs, ids, mask, monkeypatch, fault):
         )
     else:
         call["num_beams"] = 4
-        monkeypatch.setattr("port_models.llama_cache.KVCache.reorder", lambda cache, rows: None)
+        monkeypatch.setattr("port.models.llama_cache.KVCache.reorder", lambda cache, rows: None)
     assert not torch.equal(ours.generate(**call), theirs.generate(**call))

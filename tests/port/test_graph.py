@@ -7,15 +7,18 @@ of a captured graph (nothing runs at the capture, host values are frozen, waitin
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import types
+import weakref
 
 import pytest
 import torch
-from port_models import llama_graph
-from port_models.llama_config import LlamaConfig
-from port_models.graph_check import check_graph
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models import llama_graph
+from port.models.graph_check import check_graph
+from port.models.llama_config import LlamaConfig
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
+from torch import nn
 
 from tests.port.llama_folders import TINY
 from tests.recorded_graph import CaptureError, RecordedGraph
@@ -100,6 +103,51 @@ def test_nan_forgets_the_recording(model):
     assert len(set(itertools.chain(*expected.tolist()))) > 1
 
 
+def test_a_recording_keeps_no_model_alive(model):
+    """13 GB of weights must be free as soon as the last reference to them is gone, not at some later collection."""
+    mine = type(model)(model.config)  # the fixture's is kept by pytest
+    mine.generate(prompt(), max_new_tokens=3, eos_token_id=None)
+    assert mine.recording is not None
+    gone = weakref.ref(mine)
+    gc.disable()
+    try:
+        del mine
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def changed_by_load(model):
+    model.load_state_dict({name: torch.randn_like(tensor) for name, tensor in model.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda model: model.double(), lambda model: nn.ModuleList([model]).bfloat16(), changed_by_load]
+)
+def test_weights_that_moved_are_recorded_anew(model, change):
+    """A recording reads the weights where they were: memory that is another tensor's by now."""
+    model.generate(prompt(), max_new_tokens=12, eos_token_id=None)
+    change(model)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(-1)  # so that the old weights give other tokens
+    assert torch.equal(*both_ways(model, input_ids=prompt(), max_new_tokens=12))
+
+
+@pytest.mark.parametrize("modes", [(torch.inference_mode, torch.no_grad), (torch.no_grad, torch.inference_mode)])
+def test_a_recording_serves_inference_mode_and_what_follows(model, modes):
+    model.graph = "on"
+    answers = []
+    for mode in modes:
+        with mode():
+            answers.append(model.generate(prompt(), max_new_tokens=20, eos_token_id=None))
+    assert torch.equal(*answers)
+    assert torch.equal(model.generate(prompt(), max_new_tokens=20, eos_token_id=None), answers[0])
+
+
+def test_an_option_does_not_hide_what_every_module_has(model):
+    assert callable(model.compile)
+
+
 def test_off_on_and_nonsense(model, monkeypatch):
     model.graph = "off"
     model.generate(prompt(), max_new_tokens=2)
@@ -120,6 +168,12 @@ def test_the_check_passes_and_catches_a_frozen_slot(model, monkeypatch):
     assert "differs" in check_graph(torch.device("cpu"), torch.float32)
 
 
+def test_the_check_catches_padding_of_a_longer_prompt_that_stays(model, monkeypatch):
+    fill = torch.Tensor.fill_
+    monkeypatch.setattr(torch.Tensor, "fill_", lambda t, v: t if t.dtype == torch.bool else fill(t, v))
+    assert check_graph(torch.device("cpu"), torch.float32).endswith("(with padding)")
+
+
 def test_the_check_reports_a_capture_that_fails(model, monkeypatch):
     def refuse(*_):
         raise CaptureError("no capture today")
@@ -135,7 +189,7 @@ def test_the_step_compiles_without_a_break(model):
     eager.begin(torch.ones(1, 3, dtype=torch.bool))
     compiled = torch.compile(eager._compute, fullgraph=True, dynamic=False)
     with torch.no_grad():
-        assert (compiled(SMALL_WINDOW) - eager._compute(SMALL_WINDOW)).abs().max() <= 1e-5
+        assert (compiled(model, SMALL_WINDOW) - eager._compute(model, SMALL_WINDOW)).abs().max() <= 1e-5
 
 
 # The NPU's way of recording: order of calls and what is updated (torch_npu/npu/graphs.py)

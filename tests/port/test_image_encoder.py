@@ -12,10 +12,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from port_models import image_encoder
-from port_models.device import DeviceUnavailable
-from port_models.eva_vit_model import EvaViT, load_eva_vit
-from port_models.image_encoder import IMAGE_ENCODER_OM
+from port.models import image_encoder
+from port.models.device import DeviceUnavailable
+from port.models.eva_vit_model import EvaViT, load_eva_vit
+from port.models.image_encoder import IMAGE_ENCODER_OM
 from vit_files import write_files
 
 STAND_INS = Path(__file__).parent / "stand_ins"

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
-from port_models.eva_vit_model import load_eva_vit
+from port.models.eva_vit_model import load_eva_vit
 from vit_files import vit_state, write_files
 
 WIDTH, HIDDEN, BLOCKS = 176, 96, 3

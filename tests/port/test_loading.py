@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from llama_folders import TINY, random_state, write_folder, write_shards
-from port_models.llama_loading import WeightsError
-from port_models.llama_tokens import TokenizerError, count_tokens
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models.llama_loading import WeightsError
+from port.models.llama_tokens import TokenizerError, count_tokens
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 load = LlamaForCausalLM.from_pretrained
 
@@ -128,6 +128,16 @@ def test_another_shape_is_named(folder):
     (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
     with pytest.raises(WeightsError, match=r"up_proj\.weight is \(56, 32\), but .*config\.json asks for \(64, 32\)"):
         load(folder)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [("nan", "float32"), ("-inf", "bfloat16"), ("1e5", "float16")])
+def test_numbers_that_are_none_or_do_not_fit(folder, value, dtype):
+    """Not left to generate: of NaN in q_proj or k_proj, PyTorch's attention on a CPU makes zeros."""
+    state = random_state(TINY)
+    state["model.layers.1.self_attn.k_proj.weight"][2, 3] = float(value)
+    write_shards(folder, state, 2)
+    with pytest.raises(WeightsError, match=r"\.bin: model\.layers\.1\.self_attn\.k_proj\.weight holds NaN, infinity"):
+        LlamaForCausalLM.from_pretrained(folder, torch_dtype=dtype)
 
 
 def test_another_vocabulary_is_explained(folder):
@@ -275,7 +285,7 @@ PEAK = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import port_package
-from port_models.modeling_vicuna_ascend import LlamaForCausalLM
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
 def peak():  # not ru_maxrss: that begins with the parent's
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024

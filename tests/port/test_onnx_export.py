@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from port_models.eva_vit_model import load_eva_vit
+from port.models.eva_vit_model import load_eva_vit
 from vit_files import write_files
 
 from verification import oracle

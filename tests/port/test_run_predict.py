@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from port_models.answer_stream import AnswerPrinter, BeforeStop, stop_ids
+from port.models.answer_stream import AnswerPrinter, BeforeStop, stop_ids
 from port_package import OVERLAY
 
 
@@ -127,9 +127,10 @@ def test_outside_a_workspace_it_says_where_to_run(files, capsys):
     assert "run the copy in the folder that apply.py --workspace made" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cuda", "npu"])
-def test_the_device_is_made_the_current_one(tmp_path, monkeypatch, kind):
-    from port_models import device as real
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """run_predict in a workspace whose device.py writes down what it is asked for; returns those calls."""
+    from port.models import device as real
 
     calls = []
     stand_in = types.SimpleNamespace(
@@ -145,8 +146,28 @@ def test_the_device_is_made_the_current_one(tmp_path, monkeypatch, kind):
     (tmp_path / "minigpt4" / "common").mkdir(parents=True)
     (tmp_path / "minigpt4" / "common" / "config.py").touch()
     monkeypatch.setattr(run_predict, "WORKSPACE", tmp_path)
-    assert run_predict.pick_device(kind).type == kind
-    assert calls == ([] if kind == "npu" else ["hide"]) + [("select", kind), (kind, "auto")]
+    return calls
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "npu"])
+def test_the_device_is_made_the_current_one(asked, kind):
+    assert run_predict.pick_device(kind, "auto").type == kind
+    assert asked == ([] if kind == "npu" else ["hide"]) + [("select", kind), (kind, "auto")]
+
+
+def test_verify_gets_the_dtype_of_the_device(asked):
+    """verify.py compares in float32 on every CPU, also where run_predict would compute in bfloat16."""
+    run_predict.pick_device("cpu")
+    assert asked == ["hide", ("select", "cpu")]
+
+
+def test_a_graph_that_fails_its_check_is_refused_before_loading(asked, monkeypatch):
+    graph = types.SimpleNamespace(trouble=lambda device: "token 4 differs" if device.type == "npu" else None)
+    monkeypatch.setitem(sys.modules, "minigpt4.models.llama_graph", graph)
+    with pytest.raises(run_predict.Refused, match="--npu-graph on: token 4 differs") as refusal:
+        run_predict.pick_device("npu", "auto", "on")
+    assert refusal.value.code == 2
+    assert run_predict.pick_device("npu", "auto", "auto").type == "npu"
 
 
 @pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError("oh"), 70), (KeyboardInterrupt(), 130)])

@@ -6,7 +6,7 @@ wrong file is silent and the model answers nonsense.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def load_checked(model: nn.Module, path: str | Path, prefixes: Sequence[str]) ->
     file is mapped, not read, so no second copy stays in memory. Raises IncompleteCheckpoint.
     """
     weights = _weights(path)
-    wanted = model.state_dict()
+    wanted = _shown(model, {key.partition(".")[0] for key in (*prefixes, *weights)})
     for key in sorted(weights.keys() & wanted.keys(), key=lambda key: (not key.startswith(tuple(prefixes)), key)):
         found, expected = tuple(weights[key].shape), tuple(wanted[key].shape)
         if found != expected:
@@ -49,6 +49,15 @@ def load_checked(model: nn.Module, path: str | Path, prefixes: Sequence[str]) ->
             "It is not the file that this configuration key is for, or it is damaged."
         )
     model.load_state_dict(weights, strict=False)
+
+
+def _shown(model: nn.Module, parts: Set[str]) -> dict[str, torch.Tensor]:
+    """state_dict() of these children and own parameters of `model`: the language model may have to copy its weights."""
+    wanted = {name: tensor for name, tensor in model.named_parameters(recurse=False) if name in parts}
+    for name, child in model.named_children():
+        if name in parts:
+            child.state_dict(destination=wanted, prefix=f"{name}.")
+    return wanted
 
 
 def read_pth(path: Path) -> Any:

@@ -60,13 +60,16 @@ def choose_dtype(device: torch.device, name: str) -> torch.dtype:
     """Let `compute_dtype` give another dtype from now on, in this process: float32, float16, bfloat16, or "auto".
 
     "auto" is bfloat16 on a CPU that computes in it (half the bytes to read per token), and the device's default
-    elsewhere. Raises ValueError for another name.
+    elsewhere. Raises ValueError for another name, and for float32 on an NPU, whose fused attention does not take it.
     """
     if name not in DTYPES:
         raise ValueError(f"{name!r} is not a dtype for the language model: write {', '.join(DTYPES)}")
-    if name == "auto":
-        name = "bfloat16" if device.type == "cpu" and cpu_has_bfloat16() else ""
-    if name:
+    if name == "float32" and device.type == "npu":
+        raise ValueError("the NPU's attention takes float16 and bfloat16, not float32: use one, or --device cpu")
+    _CHOSEN.pop(device.type, None)  # what an earlier call set
+    if name == "auto" and device.type == "cpu" and cpu_has_bfloat16():
+        name = "bfloat16"
+    if name != "auto":
         _CHOSEN[device.type] = getattr(torch, name)
     return compute_dtype(device)
 

@@ -166,9 +166,12 @@ class Run:
 
 
 def chunk_size(model: Any, batch: int) -> int:
-    """Tokens of a prompt per pass, so that what the widest layer makes of them stays within PREFILL_BYTES."""
+    """Tokens of a prompt per pass, so that what the widest layer makes of them stays within PREFILL_BYTES.
+
+    That is the MLP: gate and up, silu of gate and its product with up are there at once, beside the residual stream.
+    """
     config = model.config
-    width = 4 * config.hidden_size + 3 * config.intermediate_size
+    width = 4 * config.hidden_size + 4 * config.intermediate_size
     return max(1, PREFILL_BYTES // (batch * width * model.dtype.itemsize))
 
 

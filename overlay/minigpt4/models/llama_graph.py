@@ -39,7 +39,8 @@ class CudaRecording:
                 compute()
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # thread_local: what other threads do on the device meanwhile, such as encoding a picture, breaks no recording
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.logits = compute()
 
     def replay(self, length: int) -> Tensor:
@@ -97,8 +98,10 @@ RECORDINGS: dict[str, Any] = {"cuda": CudaRecording, "npu": NpuRecording}
 class RecordedStep:
     """A decode step over one cache, with everything that changes in tensors of its own."""
 
+    @torch.inference_mode(False)  # tensors made in inference mode could not be written to outside it
+    @torch.no_grad()
     def __init__(self, model: Any, recording: Any, batch: int, capacity: int) -> None:
-        self.model = model
+        self.model = weakref.ref(model)  # which keeps this: each would wait for the other to be freed
         self.recording = recording
         self.cache: KVCache = model.new_cache(batch, -(-capacity // WINDOW) * WINDOW)
         self.tokens = torch.zeros(batch, dtype=torch.long, device=model.device)
@@ -134,21 +137,21 @@ class RecordedStep:
         return logits
 
     def _record(self, reach: int) -> Any:
-        device, batch = self.model.device, len(self.tokens)
+        model, device, batch = self.model(), self.tokens.device, len(self.tokens)
         select_device(device)
-        compute = functools.partial(self._compute, reach)
-        if self.model.compile:  # fuses what lies between the products; a minute at the first token
+        compute = functools.partial(self._compute, model, reach)
+        if model.compile_step:  # fuses what lies between the products; a minute at the first token
             compute = torch.compile(compute, fullgraph=True, dynamic=False)
         return self.recording(compute, device, batch)
 
-    def _compute(self, reach: int) -> Tensor:
+    def _compute(self, model: Any, reach: int) -> Tensor:
         """What is recorded. Computing it again changes nothing: the same slot gets the same keys."""
-        decoder = self.model.model
+        decoder = model.model
         x = decoder.embed_tokens(self.tokens[:, None])
         positions = (self.slots - self.pads)[:, None]
         visible = self.visible if self.padded else None
-        step = Step(self.model.config, x, positions, visible, self.cache, self.slots, reach)
-        return self.model.logits(decoder.run(x, step)[:, -1])
+        step = Step(model.config, x, positions, visible, self.cache, self.slots, reach)
+        return model.logits(decoder.run(x, step)[:, -1])
 
 
 def recorded_step(model: Any, batch: int, capacity: int, mask: Tensor, user: Any) -> RecordedStep | None:

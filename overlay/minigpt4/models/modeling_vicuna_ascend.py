@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -24,6 +23,7 @@ from .llama_graph import RecordedStep
 from .llama_inputs import embed, padding_mask
 from .llama_linear import FusedLinear, Linear, fuse_on_load, linears
 from .llama_loading import load
+from .llama_loss import shifted_loss
 from .llama_ops import Ops, ops_for
 
 
@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         parts = self.qkv_proj(x, step.ops).split(list(self.sizes.values()), dim=-1)
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)  # (B, heads, T, D)
+        q, k, v = [part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts]  # (B, heads, T, D)
         y = step.attend(self.layer, q, k, v)
         return self.o_proj(y.transpose(1, 2).flatten(2), step.ops)
 
@@ -123,7 +123,7 @@ class LlamaForCausalLM(nn.Module):
         self.config = config if isinstance(config, LlamaConfig) else LlamaConfig.from_dict(config.to_dict())
         self.generation_defaults: dict[str, Any] = {}  # what generation_config.json says
         self.graph = "auto"  # replay a recorded decode step: auto, on or off (llama_graph.py)
-        self.compile = False  # let torch.compile fuse the recorded step (CUDA)
+        self.compile_step = False  # let torch.compile fuse the recorded step (CUDA)
         self.recording: RecordedStep | None = None  # the last one
         self.prefill_chunk: int | None = None  # tokens of a prompt per pass; None: as many as memory allows
         self.model = Decoder(self.config)
@@ -184,6 +184,16 @@ class LlamaForCausalLM(nn.Module):
         """Free the recorded decode step and its cache."""
         self.recording = None
 
+    def _apply(self, *args: Any, **options: Any) -> LlamaForCausalLM:
+        """.to(), .half() and the like: a recording reads the weights where they were."""
+        self.forget_recording()
+        return super()._apply(*args, **options)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """The first module that load_state_dict comes to here; with assign=True the weights are other tensors after."""
+        self.forget_recording()
+        super()._load_from_state_dict(*args)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, C) -> (…, vocab_size) in float32"""
         return self.lm_head(hidden, ops_for(hidden.device)).float()
@@ -240,10 +250,3 @@ class LlamaForCausalLM(nn.Module):
             return None
         mask = padding_mask(mask, batch, length, self.device)
         return None if bool(mask.all()) else mask
-
-
-def shifted_loss(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
-    """Cross entropy of each token given those before it; "none": (B,) means over all T - 1 positions."""
-    targets = labels[:, 1:].to(logits.device)
-    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction=reduction)
-    return loss.view(len(labels), -1).mean(1) if reduction == "none" else loss
