@@ -20,7 +20,7 @@ pytestmark = pytest.mark.upstream
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENCODER = "minigpt4/models/eva_vit_model.py"
-DECODER = "minigpt4/models/modeling_vicuna_ascend.py"
+CACHE = "minigpt4/models/llama_cache.py"
 
 # name -> (file, what stands there, what is put in its place, stage that must catch it)
 FAULTS = {
@@ -31,7 +31,7 @@ FAULTS = {
         "ln_vision=None",
         "encoder",
     ),
-    "swapped q and k": (DECODER, "q, k = ops.rope(q, k,", "k, q = ops.rope(q, k,", "LLM logits"),
+    "swapped q and k": (CACHE, "q, k = self.ops.rope(q, k,", "k, q = self.ops.rope(q, k,", "LLM logits"),
     "wrong picture": (
         "minigpt4/processors/pil_transforms.py",
         "        for transform in self.transforms:",
@@ -39,10 +39,10 @@ FAULTS = {
         "processor",
     ),
     "forgetful cache": (
-        "minigpt4/models/llama_cache.py",
-        "return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]",
-        "past = 5 * (slots.shape[0] == 1)\n        "
-        "return self.keys[layer][:, :, past:end], self.values[layer][:, :, past:end]",
+        CACHE,
+        "return self.ops.attention(q, k, v, self.length, self.mask)",
+        "past = 5 * (self.slots.shape[0] == 1)\n        "
+        "return self.ops.attention(q, k[:, :, past:], v[:, :, past:], self.length - past, self.mask)",
         "decode",
     ),
 }

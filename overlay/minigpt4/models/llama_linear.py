@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +49,16 @@ class Linear(nn.Module):
             if tensor is not None:
                 yield kind, unpack(tensor)
 
-    def _apply(self, *args: Any) -> Linear:
-        """What .to(), .half() and .float() come to: of a packed weight they cannot move or convert anything."""
-        packed = self.weight.is_mkldnn
-        if packed:
-            self.weight = nn.Parameter(unpack(self.weight), requires_grad=False)
-        super()._apply(*args)
-        if packed:  # again, where it still can be
-            self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+    def _apply(self, fn: Callable[[Tensor], Tensor], *rest: Any) -> Linear:
+        """What .to(), .half() and .float() come to: a packed weight can be neither moved nor converted."""
+        if not self.weight.is_mkldnn:
+            return super()._apply(fn, *rest)
+        packed, before = self.weight, torch.empty(1, dtype=self.weight.dtype)
+        after = fn(before)
+        stays = (after.dtype, after.device) == (before.dtype, before.device)  # upstream's .to(device) on every start
+        self._parameters["weight"] = None if stays else nn.Parameter(unpack(packed), requires_grad=False)
+        super()._apply(fn, *rest)
+        self.weight = packed if stays else nn.Parameter(pack(self.weight), requires_grad=False)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
