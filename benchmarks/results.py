@@ -25,9 +25,10 @@ from verification.markdown import insert  # noqa: E402
 
 FOLDER = PROJECT / "benchmarks" / "results"
 HEADS = {
-    "README.md": ("What", "Median", "Min to max", "Goal", "Measured on"),
-    "README.zh.md": ("内容", "中位数", "最小至最大", "目标", "测量环境"),
+    "README.md": ("What", "Median", "Min to max", "Goal"),
+    "README.zh.md": ("内容", "中位数", "最小至最大", "目标"),
 }
+ALL_SHOWN = 12  # rows: of a longer result the READMEs show those that have a goal or a source
 
 
 def machine() -> dict[str, str]:
@@ -54,30 +55,40 @@ def write(name: str, rows: list[dict[str, Any]], where: dict[str, str], script: 
 def middle(row: dict[str, Any]) -> str:
     """The one figure of a row: the median, or the mean where the row says that it is what the goal is about."""
     if row.get("shown") == "mean":
-        return f"{statistics.mean(row['values']):.3g} {row['unit']} (mean)"
-    return f"{statistics.median(row['values']):.3g} {row['unit']}"
+        return f"{_figure(statistics.mean(row['values']))} {row['unit']} (mean)"
+    return f"{_figure(statistics.median(row['values']))} {row['unit']}"
 
 
-def table(head: tuple[str, ...]) -> str:
-    """All results as one Markdown table."""
-    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|"]
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def tables(head: tuple[str, ...]) -> str:
+    """All results: for each a line that says where it was measured, and a Markdown table."""
+    parts = []
     for file in sorted(FOLDER.glob("*.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
         if "rows" not in result:  # the history of rebases has a table of its own
             continue
         where = ", ".join(f"{key} {value}" if key != "device" else value for key, value in result["machine"].items())
-        for row in result["rows"]:
-            values, unit = row["values"], row["unit"]
-            if not values:  # a goal that nothing was measured for
-                lines.append(f"| {row['what']} (`{result['script']}`) | — | — | {row['goal']} | {where} |")
-                continue
-            if "source" in row:  # somebody else's figure
-                lines.append(f"| {row['what']} | {values[0]:.4g} {unit} | — | {row['goal']} | {row['source']} |")
-                continue
-            what = f"{row['what']} (`{result['script']}`)"
-            spread = f"{min(values):.3g} to {max(values):.3g}, {len(values)} runs" if len(values) > 1 else "1 run"
-            lines.append(f"| {what} | {middle(row)} | {spread} | {row['goal']} | {where} |")
-    return "\n".join(lines)
+        rows = result["rows"]
+        if len(rows) > ALL_SHOWN:
+            rows = [row for row in rows if row["goal"] or "source" in row]
+        lines = [f"[{result['script']}]({result['script']}), {where}; [all rows](benchmarks/results/{file.name}):", ""]
+        lines += [f"| {' | '.join(head)} |", "|---|---|---|---|", *map(_line, rows)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _line(row: dict[str, Any]) -> str:
+    values, goal = row["values"], row["goal"]
+    if not values:  # a goal that nothing was measured for
+        return f"| {row['what']} | — | — | {goal} |"
+    if "source" in row:  # somebody else's figure
+        return f"| {row['what']} | {values[0]:.4g} {row['unit']} | {row['source']} | {goal} |"
+    low, high = _figure(min(values)), _figure(max(values))
+    spread = f"{low} to {high}, {len(values)} runs" if len(values) > 1 else "1 run"
+    return f"| {row['what']} | {middle(row)} | {spread} | {goal} |"
 
 
 def history() -> str:
@@ -89,5 +100,5 @@ def history() -> str:
 
 if __name__ == "__main__":
     for readme, columns in HEADS.items():
-        insert(PROJECT / readme, "benchmarks", table(columns))
+        insert(PROJECT / readme, "benchmarks", tables(columns))
         insert(PROJECT / readme, "history", history())
