@@ -11,32 +11,14 @@ import threading
 
 import pytest
 import torch
+from cpu_recording import LikeCuda, record_on_cpu
 from equal_draws import VERSION, answer, draw_call, draw_shape, pair
-from port.models import llama_graph
 from port.models.llama_generate import Run
-
-from tests.recorded_graph import RecordedGraph
-
-WINDOW = 8
-
-
-class Masked(llama_graph.CudaRecording):
-    """Like CUDA's: a mask inside the recording, one recording per window."""
-
-    made = 0
-
-    def __init__(self, compute, device, batch):
-        type(self).made += 1
-        self.graph = RecordedGraph()
-        with self.graph.capture():
-            self.logits = compute()
 
 
 @pytest.fixture
 def recording(monkeypatch):
-    monkeypatch.setattr(llama_graph, "WINDOW", WINDOW)
-    monkeypatch.setitem(llama_graph.RECORDINGS, "cpu", Masked)
-    Masked.made = 0
+    record_on_cpu(monkeypatch)
 
 
 def both_ways(ours, seed, call):
@@ -59,7 +41,7 @@ def test_random_calls(tmp_path, recording, seed):
         assert torch.equal(eager, recorded), (number, call)
         if VERSION >= (4, 57):
             assert torch.equal(recorded, answer(theirs, number, dict(call))), (number, call)
-    assert Masked.made > 0
+    assert LikeCuda.made > 0
 
 
 @pytest.fixture

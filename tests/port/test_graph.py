@@ -14,6 +14,7 @@ import weakref
 
 import pytest
 import torch
+from cpu_recording import WINDOW, LikeCuda, record_on_cpu
 from port.models import llama_graph
 from port.models.graph_check import check_graph
 from port.models.llama_config import LlamaConfig
@@ -21,28 +22,12 @@ from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 from torch import nn
 
 from tests.port.llama_folders import TINY
-from tests.recorded_graph import CaptureError, RecordedGraph
-
-SMALL_WINDOW = 8
-
-
-class LikeCuda(llama_graph.CudaRecording):
-    """A recording of CudaRecording's kind, made on the CPU."""
-
-    made = 0
-
-    def __init__(self, compute, device, batch):
-        type(self).made += 1
-        self.graph = RecordedGraph()
-        with self.graph.capture():
-            self.logits = compute()
+from tests.recorded_graph import CaptureError
 
 
 @pytest.fixture
 def model(monkeypatch):
-    monkeypatch.setattr(llama_graph, "WINDOW", SMALL_WINDOW)
-    monkeypatch.setitem(llama_graph.RECORDINGS, "cpu", LikeCuda)
-    LikeCuda.made = 0
+    record_on_cpu(monkeypatch)
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig.from_dict(TINY))
 
@@ -185,11 +170,11 @@ def test_the_check_reports_a_capture_that_fails(model, monkeypatch):
 @pytest.mark.slow
 def test_the_step_compiles_without_a_break(model):
     """As on CUDA, here with the CPU's compiler: one graph, the same scores."""
-    eager = llama_graph.RecordedStep(model, LikeCuda, 1, SMALL_WINDOW)
+    eager = llama_graph.RecordedStep(model, LikeCuda, 1, WINDOW)
     eager.begin(torch.ones(1, 3, dtype=torch.bool))
     compiled = torch.compile(eager._compute, fullgraph=True, dynamic=False)
     with torch.no_grad():
-        assert (compiled(model, SMALL_WINDOW) - eager._compute(model, SMALL_WINDOW)).abs().max() <= 1e-5
+        assert (compiled(model, WINDOW) - eager._compute(model, WINDOW)).abs().max() <= 1e-5
 
 
 # The NPU's way of recording: order of calls and what is updated (torch_npu/npu/graphs.py)
