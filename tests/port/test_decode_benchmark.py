@@ -87,10 +87,23 @@ def test_goals_are_met_or_not_and_the_table_shows_all_kinds_of_rows(tmp_path, mo
     results.write("decode_cpu", report.rows, {"device": "here"}, script="decode", profile=[])
     written = json.loads((tmp_path / "decode_cpu.json").read_text())
     assert written["script"] == "benchmarks/decode.py"
-    table = results.table(("What", "Median", "Min to max", "Goal", "Measured on"))
-    assert "| fast (`benchmarks/decode.py`) | 2 x | 1 to 3, 3 runs | >= 2: met | here |" in table
-    assert "| H100 (`benchmarks/decode.py`) | — | — | >= 180: not measurable here | here |" in table
-    assert "| theirs: published | 104.9 token/s | — |  | X |" in table
+    text = results.tables(("What", "Median", "Min to max", "Goal"))
+    assert text.startswith("[benchmarks/decode.py](benchmarks/decode.py), here;")
+    assert "| fast | 2 x | 1 to 3, 3 runs | >= 2: met |" in text
+    assert "| H100 | — | — | >= 180: not measurable here |" in text
+    assert "| theirs: published | 104.9 token/s | X |  |" in text
+
+
+def test_of_a_long_result_only_what_has_a_goal_or_a_source_is_shown(tmp_path, monkeypatch, capsys):
+    rows = [{"what": f"row {i}", "unit": "ms", "goal": "", "values": [1234.5]} for i in range(results.ALL_SHOWN)]
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    results.write("short", rows, {"device": "here"})
+    assert "| row 3 | 1234 ms | 1 run |  |" in results.tables(results.HEADS["README.md"])
+    (tmp_path / "short.json").unlink()
+    results.write("long", [*rows, {**rows[0], "what": "with a goal", "goal": "< 2000"}], {"device": "here"})
+    text = results.tables(results.HEADS["README.md"])
+    assert "with a goal" in text
+    assert "row 3" not in text
 
 
 def test_a_side_that_beats_the_device_ends_the_benchmark():
