@@ -81,6 +81,10 @@ def test_goals_are_met_or_not_and_the_table_shows_all_kinds_of_rows(tmp_path, mo
     report.elsewhere("H100", ">= 180")
     report.rows.append({"what": "theirs: published", "unit": "token/s", "goal": "", "values": [104.9], "source": "X"})
     assert [row["goal"] for row in report.rows[:3]] == [">= 2: met", "<= 16: not met", ">= 180: not measurable here"]
+    report.add("growth", "%", [-3.0], (decode_stages.AT_MOST, 16), best=0)
+    report.add("batch", "x", [8.4], (decode_stages.AT_LEAST, 6.5), best=8)
+    impossible = report.rows.pop(), report.rows.pop()
+    assert all("not shown, the figure is impossible" in row["goal"] for row in impossible)
     assert "bound" not in report.rows[0]
     assert report.rows[1]["bound"] == "the products"
     monkeypatch.setattr(results, "FOLDER", tmp_path)

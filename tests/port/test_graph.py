@@ -146,6 +146,20 @@ def test_off_on_and_nonsense(model, monkeypatch):
         model.generate(prompt(), max_new_tokens=2)
 
 
+def test_a_recording_that_fails_is_done_without(model, monkeypatch, caplog):
+    def refuse(*_):
+        raise CaptureError("no capture today")
+
+    monkeypatch.setattr(LikeCuda, "__init__", refuse)
+    eager, recorded = both_ways(model, input_ids=prompt(2), max_new_tokens=12)
+    assert torch.equal(eager, recorded)
+    assert "no capture today" in caplog.text
+    assert model.graph == "off", "said once, not at every answer"
+    model.graph = "on"
+    with pytest.raises(CaptureError, match="no capture today"):
+        model.generate(prompt(2), max_new_tokens=3)
+
+
 def test_the_check_passes_and_catches_a_frozen_slot(model, monkeypatch):
     assert check_graph(torch.device("cpu"), torch.float32) is None
     fill = torch.Tensor.fill_

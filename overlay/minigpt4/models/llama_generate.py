@@ -130,7 +130,15 @@ class Run:
         """Append tokens (B,) -> the scores (B, V) of the ones that follow. Never waits for the device."""
         self.positions = self.positions + 1
         if self.recorded is not None:
-            return self._finite(self.recorded(tokens))
+            try:
+                return self._finite(self.recorded(tokens))
+            except RuntimeError as error:  # a recording that fails has changed nothing: the step itself can go on
+                if self.model.graph == "on":
+                    raise
+                logging.warning("The decode step cannot be recorded (%s); going on without.", error)
+                self.model.graph = "off"
+                self.model.forget_recording()
+                self.recorded = None
         hidden = self._read(self.model.model.embed_tokens(tokens[:, None]), self.positions)
         return self._finite(self.model.logits(hidden))
 
