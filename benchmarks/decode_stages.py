@@ -183,20 +183,28 @@ def shapes_of_work(model: Any, args: Namespace, report: Report, found: Any) -> N
         "whole loop (sampling, stop checks, streaming) against the passes alone", "x", ratio, (AT_MOST, 1.03), found
     )
     cuda = model.device.type != "cpu"
-    count = 16 if cuda else 8
-    short, long = (sides.steps(model, 1, context, count) for context in (SHORT, LONG))
-    growth = [100 * (after / statistics.median(short) - 1) for after in long]
     floor = perf_measure.work_of(model)
-    least = 100 * (floor.step_bytes(1, LONG) / floor.step_bytes(1, SHORT) - 1)
-    what = f"growth of time per token from context {SHORT} to {LONG} (the bytes grow by {least:.1f} %)"
-    report.add(what, "%", growth, (AT_MOST, 16), sides.profile(model, LONG) if cuda else found, best=0)
-    one, eight = (statistics.median(sides.steps(model, batch, 32, count)) for batch in (1, 8))
-    report.add("batch 8 against batch 1, tokens per second", "x", [8 * one / eight], (AT_LEAST, 6.5), found, best=8)
+    least = floor.step_bytes(1, LONG) / floor.step_bytes(1, SHORT)
+    growth = [100 * (ratio - 1) for ratio in in_turn(model, (1, SHORT), (1, LONG), 3)]
+    what = f"growth of time per token from context {SHORT} to {LONG} (the bytes grow by {100 * (least - 1):.1f} %)"
+    report.add(what, "%", growth, (AT_MOST, 16), sides.profile(model, LONG), best=0)
+    batch = [8 / ratio for ratio in in_turn(model, (1, 32), (8, 32), args.repeat)]
+    report.add("batch 8 against batch 1, tokens per second", "x", batch, (AT_LEAST, 6.5), found, best=8)
     for length in (512, 3584) if cuda else ():
         first = [sides.ours(model)(length, 2).first for _ in range(args.repeat)]
         peak = perf_measure.matmul_peak(model.device, model.dtype)
         share = [100 * floor.prefill_flop(1, length) / seconds / peak for seconds in first]
         report.add(f"bf16: prefill of {length}, share of the matmul peak", "%", share, (AT_LEAST, 55), found)
+
+
+def in_turn(model: Any, one: tuple[int, int], other: tuple[int, int], rounds: int) -> list[float]:
+    """How much longer a step of `other` takes than one of `one`, both (batch, context): a ratio for each round.
+
+    One after the other in each round, for the speed of a machine with other users drifts.
+    """
+    count = 16 if model.device.type != "cpu" else 8
+    pairs = [(sides.steps(model, *one, count), sides.steps(model, *other, count)) for _ in range(rounds)]
+    return [statistics.median(after) / statistics.median(before) for before, after in pairs]
 
 
 def float32(config: LlamaConfig, args: Namespace, report: Report) -> None:

@@ -11,7 +11,8 @@ Then, on a machine with CANN, *inside* the ONNX folder (ATC looks for weight fil
         --input_shape="input:1,3,224,224"
 
 Exit codes: 0 exported and proven; 1 the file disagrees with PyTorch; 2 the command line or the YAML asks for what
-cannot be done; 5 weights or software are missing; 70 unexpected, with a traceback; 130 interrupted.
+cannot be done; 5 weights or software are missing; 70 unexpected, with a traceback; 130 interrupted;
+141 who read the output has gone (`| head`).
 """
 
 from __future__ import annotations
@@ -19,29 +20,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import os
 import re
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# The export needs no NPU: torch must not load torch_npu, which cannot be imported where CANN is not sourced.
-os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+from overlay_command import Refused, ended
 
 WORKSPACE = Path(__file__).resolve().parent
-
-
-class Refused(Exception):
-    """A message for the user, and the exit code that goes with it."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -55,21 +45,15 @@ class Weights:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
+    return ended("onnx_model_export", lambda: _with_software(args))
+
+
+def _with_software(args: argparse.Namespace) -> int:
     try:
         return export(args)
-    except Refused as refusal:
-        print(f"onnx_model_export: {refusal}", file=sys.stderr)
-        return refusal.code
     except ImportError as error:
         need = "pip install torch numpy pillow omegaconf onnx onnxruntime"
-        print(f"onnx_model_export: {error}: install what the export needs: {need}", file=sys.stderr)
-        return 5
-    except KeyboardInterrupt:
-        print("onnx_model_export: interrupted", file=sys.stderr)
-        return 130
-    except Exception:
-        traceback.print_exc()
-        return 70
+        raise Refused(f"{error}: install what the export needs: {need}", 5) from error
 
 
 def export(args: argparse.Namespace) -> int:

@@ -21,50 +21,23 @@ import argparse
 import contextlib
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from overlay_command import Refused, device_spec, ended, load_errors, pick_device
 
 WORKSPACE = Path(__file__).resolve().parent
 MODELS = WORKSPACE / "minigpt4" / "models"
 LENGTHS = ((256, 64), (512, 128), (1024, 256), (3584, 512))
 FEWEST = 5  # repetitions
 DTYPES = ("auto", "float16", "bfloat16", "float32")
-# Where torch_npu is installed and CANN is not sourced, `import torch` itself would fail; device.py imports torch_npu.
-os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-
-
-class Refused(Exception):
-    """A message for the user, and the exit code that goes with it."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
-    try:
-        if args.install_auto_map or args.remove_auto_map:
-            return auto_map(args)
-        return performance(args)
-    except Refused as refusal:
-        note(str(refusal))
-        return refusal.code
-    except KeyboardInterrupt:
-        note("interrupted")
-        return 130
-    except BrokenPipeError:
-        # what is still buffered would fail once more at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception:
-        traceback.print_exc()
-        return 70
+    measures = not (args.install_auto_map or args.remove_auto_map)
+    return ended("run_performance", lambda: performance(args) if measures else auto_map(args))
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -139,8 +112,8 @@ def auto_map(args: argparse.Namespace) -> int:
 def performance(args: argparse.Namespace) -> int:
     """Check, load, measure row by row. Returns 0, or 1 when a row is impossible."""
     check(args)
-    with load_errors():
-        device, dtype = pick_device(args)
+    with load_errors(), enough_memory():
+        device, dtype = device_and_dtype(args)
         from minigpt4.perf import run  # only now: it imports transformers, which imports torch_npu where it can
         from minigpt4.perf.sheet import Sheet, line
 
@@ -185,8 +158,8 @@ def check(args: argparse.Namespace) -> None:
         raise Refused(f"--layers {args.layers}: give a number from 1 on.", 2)
     if args.repeat < FEWEST:
         raise Refused(f"--repeat {args.repeat}: a median and a spread need {FEWEST} repetitions at least.", 2)
-    if args.device_id is not None and args.device not in (None, "auto", "npu", f"npu:{args.device_id}"):
-        raise Refused(f"--device {args.device} and --device_id {args.device_id} name two devices; give one.", 2)
+    if args.force:
+        raise Refused("--force goes with --install-auto-map.", 2)
     for option, path in (("--output", args.output), ("--json", args.json)):
         place = Path(path or ".")
         if path is not None and (
@@ -197,27 +170,15 @@ def check(args: argparse.Namespace) -> None:
         raise Refused(f"--output and --json are both {args.json}: give two files.", 2)
 
 
-def pick_device(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The torch.device, made the current one, and the dtype."""
-    from minigpt4.models.device import choose_dtype, hide_torch_npu, resolve_device, select_device
-    from minigpt4.models.llama_graph import why_not
-
-    try:
-        device = resolve_device(args.device or "auto" if args.device_id is None else f"npu:{args.device_id}")
-    except ValueError as error:
-        raise Refused(f"--device: {error}", 2) from error
-    if device.type != "npu":
-        hide_torch_npu()
-    select_device(device)
-    reason = why_not(device) if args.npu_graph == "on" else None
-    if reason:
-        raise Refused(f"--npu-graph on: {reason}.", 2)
+def device_and_dtype(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The torch.device, made the current one, and the torch.dtype of the model."""
+    spec = device_spec(args.device, args.device_id, "--device_id")
+    device = pick_device(spec, args.dtype, args.npu_graph)
     if args.compile and (device.type != "cuda" or args.npu_graph == "off"):
         raise Refused("--compile: what is compiled is the recorded step of a CUDA device.", 2)
-    try:
-        return device, choose_dtype(device, args.dtype)
-    except ValueError as error:
-        raise Refused(f"--dtype: {error}", 2) from error
+    from minigpt4.models.device import compute_dtype
+
+    return device, compute_dtype(device)
 
 
 def progress(steps: Iterable[int], title: str) -> Iterable[int]:
@@ -232,26 +193,17 @@ def progress(steps: Iterable[int], title: str) -> Iterable[int]:
 
 
 @contextlib.contextmanager
-def load_errors() -> Iterator[None]:
-    """Say in one message what stopped the run; what nobody foresaw passes through."""
+def enough_memory() -> Iterator[None]:
+    """Say what to do where the device's memory is full, or the model's numbers are none."""
     try:
         yield
-    except BrokenPipeError:
-        raise
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "minigpt4":
-            raise Refused(f"{error}: run the run_performance.py of a workspace that apply.py made.", 5) from error
-        raise Refused(f"{error}: pip install '.[cpu]' or '.[npu]' in this project's folder.", 5) from error
-    except (OSError, ValueError, FloatingPointError, MemoryError) as error:
+    except FloatingPointError as error:
         raise Refused(str(error), 5) from error
     except RuntimeError as error:
-        if type(error).__module__.startswith("minigpt4."):  # classes that carry a sentence for the user
-            raise Refused(str(error), 5) from error
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            raise Refused(
-                f"The device's memory is full: shorter --lengths, a smaller --batch, or --int8. {error}", 5
-            ) from error
-        raise
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        hint = "shorter --lengths, a smaller --batch, or --int8"
+        raise Refused(f"The device's memory is full: {hint}. {error}", 5) from error
 
 
 def note(text: str) -> None:

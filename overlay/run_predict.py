@@ -11,50 +11,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import random
 import sys
 import time
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import overlay_command
+from overlay_command import Refused, device_spec, ended, load_errors
+
 WORKSPACE = Path(__file__).resolve().parent
 LONGEST = 2000  # tokens of prompt and answer: beyond, upstream's answer_prepare cuts the picture off
-# Where torch_npu is installed and CANN is not sourced, `import torch` itself would fail; device.py imports torch_npu.
-os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-
-
-class Refused(Exception):
-    """A message for the user, and the exit code that goes with it."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
-    try:
-        answer(args)
-    except Refused as refusal:
-        print(f"run_predict: {refusal}", file=sys.stderr)
-        return refusal.code
-    except KeyboardInterrupt:
-        print("\nrun_predict: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # what is still buffered would fail once more at the exit
-        return 141
-    except Exception:
-        traceback.print_exc()
-        return 70
-    return 0
+    return ended("run_predict", lambda: answer(args))
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -89,10 +61,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def answer(args: argparse.Namespace) -> None:
+def answer(args: argparse.Namespace) -> int:
     """Check everything that is cheap to check, load the model, ask, print."""
     check_request(args)
-    spec = device_spec(args.device, args.npu_id)
+    spec = device_spec(args.device, args.npu_id, "--npu-id")
     args.cfg_path = str(existing(args.cfg_path, "--cfg-path"))
     with load_errors():  # Pillow may be missing
         picture = open_picture(existing(args.image_path, "--image-path"))
@@ -109,6 +81,7 @@ def answer(args: argparse.Namespace) -> None:
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         ask(chat, conversation, picture, args, out)
+    return 0
 
 
 def check_request(args: argparse.Namespace) -> None:
@@ -119,17 +92,6 @@ def check_request(args: argparse.Namespace) -> None:
         raise Refused(f"--seed {args.seed}: give a number from 0 to {2**32 - 1}.", 2)
     if "<ImageHere>" in args.prompt:
         raise Refused("--prompt: leave <ImageHere> out; the picture is put before the question by itself.", 2)
-
-
-def device_spec(device: str | None, npu_id: int | None) -> str:
-    """Join --device and --npu-id into one spec for resolve_device."""
-    if npu_id is None:
-        return device or "auto"
-    if npu_id < 0:
-        raise Refused(f"--npu-id {npu_id} is not the number of an NPU.", 2)
-    if device not in (None, "auto", "npu", f"npu:{npu_id}"):
-        raise Refused(f"--device {device} and --npu-id {npu_id} name two devices; give one of them.", 2)
-    return f"npu:{npu_id}"
 
 
 def existing(path: str, option: str) -> Path:
@@ -150,32 +112,10 @@ def open_picture(path: Path) -> Any:
 
 
 def pick_device(spec: str, dtype: str | None = None, graph: str = "auto") -> Any:
-    """The torch.device of `spec`, made the current one so that nothing is allocated on another card.
-
-    dtype: --dtype; None leaves compute_dtype's own, which is float32 on every CPU (verify.py compares in it).
-    """
+    """overlay_command.pick_device, in a workspace only."""
     if not (WORKSPACE / "minigpt4" / "common" / "config.py").is_file():
         raise Refused(f"{WORKSPACE} is no workspace: run the copy in the folder that apply.py --workspace made.", 2)
-    from minigpt4.models.device import choose_dtype, hide_torch_npu, resolve_device, select_device
-
-    try:
-        device = resolve_device(spec)
-    except ValueError as error:
-        raise Refused(f"--device: {error}", 2) from error
-    if device.type != "npu":
-        hide_torch_npu()
-    select_device(device)
-    if dtype is not None:
-        try:
-            choose_dtype(device, dtype)
-        except ValueError as error:
-            raise Refused(f"--dtype: {error}", 2) from error
-    if graph == "on":
-        from minigpt4.models.llama_graph import trouble
-
-        if reason := trouble(device):
-            raise Refused(f"--npu-graph on: {reason}.", 2)
-    return device
+    return overlay_command.pick_device(spec, dtype, graph)
 
 
 def read_config(args: argparse.Namespace) -> Any:
@@ -267,24 +207,6 @@ def check_length(prompt: int, answer: int) -> None:
         f"the answer. The largest that fits is {LONGEST - prompt}.",
         2,
     )
-
-
-@contextlib.contextmanager
-def load_errors() -> Iterator[None]:
-    """Say in one message what stopped the model from being loaded; what nobody foresaw passes through."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise Refused(
-            f"{error}: install what inference needs: pip install '.[cpu]' or '.[npu]' in this project's folder.", 5
-        ) from error
-    except (OSError, ValueError) as error:
-        raise Refused(str(error), getattr(error, "exit_code", 5)) from error
-    except RuntimeError as error:
-        # DeviceUnavailable, WeightsError, IncompleteCheckpoint, SwitchedOff: classes that carry a sentence for the user
-        if type(error).__module__.startswith("minigpt4."):
-            raise Refused(str(error), getattr(error, "exit_code", 5)) from error
-        raise
 
 
 def note(text: str) -> None:

@@ -268,7 +268,7 @@ def test_an_interrupt_leaves_nothing_behind(run, graph_module, monkeypatch, tmp_
     monkeypatch.setattr(graph_module, "run_onnx", interrupted)
     assert run() == 130
     assert os.listdir(tmp_path / "onnx") == []
-    assert capsys.readouterr().err == "onnx_model_export: interrupted\n"
+    assert capsys.readouterr().err == "\nonnx_model_export: interrupted\n"
 
 
 def test_what_nobody_foresaw_is_no_disagreement(run, graph_module, monkeypatch, tmp_path: Path, capsys) -> None:

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import types
 from typing import NamedTuple
 
@@ -111,11 +112,17 @@ def test_other_software_is_checked_anew(what, npu, monkeypatch, torch_npu):
     assert len(npu) == 2
 
 
-def test_the_hash_covers_the_code_that_is_checked_and_that_checks():
-    folder = os.path.dirname(ops_store.__file__)
-    assert {"llama_ops_npu.py", "llama_ops.py", "llama_graph.py", "graph_check.py"} <= set(ops_store.CODE)
-    assert {"ops_cases.py", "ops_compare.py", "ops_check.py"} <= set(ops_store.CODE)
-    assert all(os.path.isfile(os.path.join(folder, name)) for name in ops_store.CODE)
+def test_the_hash_covers_every_model_file(tmp_path, monkeypatch):
+    models = os.path.dirname(ops_store.__file__)
+    shutil.copytree(models, tmp_path / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    before = ops_store._code_hash()
+    monkeypatch.setattr(ops_store, "__file__", str(tmp_path / "models" / "ops_store.py"))
+    assert ops_store._code_hash() == before, "the same files elsewhere"
+    for name in ("llama_cache.py", "llama_int8.py", "llama_ops_npu.py", "ops_cases.py"):
+        with open(tmp_path / "models" / name, "a") as file:
+            file.write("# changed\n")
+        assert ops_store._code_hash() != before, name
+        before = ops_store._code_hash()
 
 
 def test_without_the_folder_of_cann_the_working_directory_does_not_count(torch_npu, monkeypatch, tmp_path):

@@ -18,7 +18,16 @@ from llama_folders import TINY, write_folder
 from port.perf.rows import SEED_COLUMNS, Peaks
 
 SCRIPT = port_package.OVERLAY / "run_performance.py"
-OURS = ("device", "dtype", "hidden_size", "copy(GB/s)", "decode(% of copy)", "prefill(% of matmul)", "response_min(ms)")
+OURS = (
+    "device",
+    "operations",
+    "dtype",
+    "hidden_size",
+    "copy(GB/s)",
+    "decode(% of copy)",
+    "prefill(% of matmul)",
+    "response_min(ms)",
+)
 
 
 @pytest.fixture
@@ -285,12 +294,13 @@ def test_a_full_disk_does_not_lose_the_row(script, perf, capsys):
 
 
 def test_outside_a_workspace_it_says_where_to_run(tmp_path):
-    (tmp_path / "run_performance.py").write_bytes(SCRIPT.read_bytes())
+    for name in ("run_performance.py", "overlay_command.py"):
+        (tmp_path / name).write_bytes((port_package.OVERLAY / name).read_bytes())
     for arguments in (["--random-weights", "--device", "cpu"], ["--install-auto-map", "."]):
         command = [sys.executable, "run_performance.py", *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 5
-        assert "the run_performance.py of a workspace that apply.py made" in done.stderr
+        assert "run the copy in a workspace that apply.py --workspace made" in done.stderr
 
 
 def test_generation_config_changes_nothing_of_what_is_measured(script, perf, monkeypatch):
@@ -311,10 +321,13 @@ def test_generation_config_changes_nothing_of_what_is_measured(script, perf, mon
 
 
 def test_help_needs_no_torch(tmp_path):
-    code = (
-        "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['x', '--help']\n"
-        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    )
+    code = f"""
+import runpy, sys
+sys.modules["torch"] = None
+sys.argv = ["x", "--help"]
+sys.path.insert(0, {str(port_package.OVERLAY)!r})
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--install-auto-map" in done.stdout
@@ -331,3 +344,23 @@ def test_a_dtype_that_the_device_lacks_is_refused(script, monkeypatch, capsys):
     assert script.main([*RANDOM, *SHORT]) == 2
     assert "--dtype: npu:0 has no float32 attention" in capsys.readouterr().err
     assert not Path("multi_batch_performance.csv").exists()
+
+
+def test_every_row_says_which_operations_are_fused(script, perf, monkeypatch, capsys):
+    from minigpt4.perf import run
+
+    monkeypatch.setattr(run, "describe", lambda device: f"{device}: plain PyTorch instead of: attention")
+    assert script.main([*RANDOM, *SHORT]) == 0
+    assert {row["operations"] for row in rows()} == {"cpu: plain PyTorch instead of: attention"}
+    assert "plain PyTorch instead of: attention" in capsys.readouterr().err
+
+
+def test_force_alone_is_refused(script, capsys):
+    assert script.main([*RANDOM, *SHORT, "--force"]) == 2
+    assert "--force goes with --install-auto-map" in capsys.readouterr().err
+
+
+def test_the_npus_number_is_joined_with_the_device(script, capsys):
+    for wrong, message in ((["--device_id", "-1"], "not the number"), (["--device_id", "1"], "name two devices")):
+        assert script.main([*RANDOM, *SHORT, *wrong]) == 2
+        assert message in capsys.readouterr().err

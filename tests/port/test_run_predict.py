@@ -52,7 +52,7 @@ def files(tmp_path, monkeypatch):
     ],
 )
 def test_device_and_npu_id_become_one(device, npu_id, expected):
-    assert run_predict.device_spec(device, npu_id) == expected
+    assert run_predict.device_spec(device, npu_id, "--npu-id") == expected
 
 
 @pytest.mark.parametrize(("device", "npu_id"), [("cpu", 0), ("npu:1", 0), ("cuda:0", 0), (None, -1)])
@@ -592,7 +592,7 @@ def test_a_terminal_that_knows_ascii_only(files, text):
         f"main.__globals__['answer'] = lambda args: print({text!r})\n"
         "sys.exit(main(sys.argv[2:]))"
     )
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(OVERLAY)}
     command = [sys.executable, "-c", code, str(OVERLAY / "run_predict.py"), *files]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

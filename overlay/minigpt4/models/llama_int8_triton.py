@@ -16,7 +16,7 @@ MOST_ROWS = 64  # of x; beyond, the product is bound by arithmetic, and cuBLAS o
 
 
 def linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """x (R, C) float16 or bfloat16 with R <= MOST_ROWS, weight int8 (N, C), scale float32 (N,) -> (R, N) like x."""
+    """x float16 or bfloat16 (R, C), R <= MOST_ROWS; weight int8 (N, C); scale float (N,) -> (R, N) like x."""
     x = x.contiguous()
     rows, inputs, outputs = len(x), weight.shape[1], len(weight)
     y = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 2**21  # weights that are widened at a time: they stay in the processor's cache until they are multiplied
-# Beyond, torch's kernel is slower than the blocks: it computes 4 rows at a time (avx512_bf16, 1 thread, 4096 x 4096 and
-# 4096 x 11008: 0.8 of the blocks' time for 8 rows, the same for 12, 1.3 times for 16)
+# Beyond, torch's kernel is slower than the blocks: it computes 4 rows at a time (tried with avx512_bf16 on matrices of
+# the 7B shape: faster with 8 rows, level with 12, slower with 16)
 _PACKED_ROWS = 12
 _WIDE = 2**19  # numbers of the cache that each thread widens at a time
 

@@ -1,8 +1,8 @@
 """bfloat16 weights on a processor, in the order in which its kernels read them.
 
 Given a plain weight, F.linear puts every block of it in that order again at each call, and with one token per call
-that is a third to a half of the time. Packed once, 1 to 8 tokens take 0.5 to 0.65 of the time of F.linear
-(12288 x 4096 and 4096 x 11008, AMD EPYC with avx512_bf16), a prompt of 256 the same, and the numbers are the same.
+that is much of the time. Packed once, the numbers are the same. benchmarks/decode.py sets both side by side: Hugging
+Face's weights are plain.
 """
 
 from __future__ import annotations

@@ -26,16 +26,6 @@ import torch
 
 from .ops_compare import DeviceLost
 
-CODE = (
-    "llama_ops.py",
-    "llama_ops_npu.py",
-    "llama_graph.py",
-    "ops_cases.py",
-    "ops_compare.py",
-    "ops_check.py",
-    "graph_check.py",
-)
-
 
 def identity(torch_npu: Any, processor: str) -> dict[str, str]:
     """What a finding depends on. processor: "Ascend910B3"."""
@@ -170,8 +160,8 @@ def _cann_version(torch_npu: Any) -> str:
 
 
 def _code_hash() -> str:
+    """Of every model file: which of them a finding depends on is easily got wrong, and a new check takes seconds."""
     digest = hashlib.sha256()
-    for name in CODE:
-        path = Path(__file__).with_name(name)
-        digest.update(path.read_bytes() if path.is_file() else b"")
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -14,6 +14,7 @@ import torch
 from ..models.llama_config import LlamaConfig, read_json
 from ..models.llama_loading import make_int8
 from ..models.modeling_vicuna_ascend import LlamaForCausalLM
+from ..models.ops_check import describe
 from . import measure as clocks
 from . import memory
 from .rows import Peaks, Row, Timing
@@ -76,6 +77,7 @@ def facts(model: Any, int8: bool, random_weights: bool) -> dict[str, Any]:
         "hidden_size": model.model.embed_tokens.weight.shape[1],
         "layers": len(model.model.layers),
         "torch": torch.__version__,
+        "operations": describe(model.device),
     }
 
 
