@@ -12,41 +12,15 @@ Upstream's counterpart: minigpt4/models/eva_vit.py and base_model.py:142-169 at 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-StateDict = dict[str, torch.Tensor]
-PathLike = Union[str, Path]
+from .eva_vit_weights import HEAD_DIM, Geometry, PathLike, StateDict, read_weights
 
-HEAD_DIM = 88  # ViT-g: 1408 channels in 16 heads
 BLOCK_EPS = 1e-6  # eva_vit.py:426
 LN_VISION_EPS = 1e-5  # torch's default, base_model.py:237
-REAL_WIDTH, REAL_HIDDEN, REAL_DEPTH = 1408, 6144, 39
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The sizes of a ViT: `width` and `hidden` in channels, `patch` and `image_size` in pixels, `depth` in blocks."""
-
-    width: int
-    hidden: int
-    depth: int
-    patch: int
-    image_size: int
-
-    @property
-    def heads(self) -> int:
-        return self.width // HEAD_DIM
-
-    @property
-    def tokens(self) -> int:
-        """One per patch and the class token in front."""
-        return (self.image_size // self.patch) ** 2 + 1
 
 
 class EvaViT(nn.Module):
@@ -151,79 +125,25 @@ def load_eva_vit(
     dtype: of the matrices. Norms, class token and positions are float32 always.
     Raises FileNotFoundError, or ValueError that names the file and the keys when something is missing or does not fit.
     """
-    norm = _read_ln_vision(ln_vision)
-    state = _read(vit_weights)
-    geometry = _geometry(state, vit_weights, image_size)
-    state["pos_embed"] = _resize_positions(state["pos_embed"], geometry)
-    with torch.device("meta"):
-        model = EvaViT(geometry)
-    norm = norm or {"ln_vision.weight": torch.ones(geometry.width), "ln_vision.bias": torch.zeros(geometry.width)}
-    _check(model.ln_vision, {key.split(".")[1]: tensor for key, tensor in norm.items()}, ln_vision)
-    state.update(norm)
-    _check(model, state, vit_weights)
+    geometry, state = read_weights(vit_weights, ln_vision, image_size)
+    model = empty_eva_vit(geometry, state, vit_weights, ln_vision)
     _fill(model, state, dtype)
     return model.eval()
 
 
-def _read(path: PathLike) -> StateDict:
-    """The tensors of a .pth file, with or without a `model` level around them."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the weight file {path} does not exist. Set its path in the model's YAML.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        content = content.get("model", content)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as PyTorch weights; download it again. ({error})") from error
-    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+def empty_eva_vit(
+    geometry: Geometry, state: StateDict, vit_weights: PathLike, ln_vision: PathLike | None = None
+) -> EvaViT:
+    """An EvaViT without numbers (on the meta device), once `state` is known to hold a tensor for each parameter.
 
-
-def _read_ln_vision(path: PathLike | None) -> StateDict:
-    """`ln_vision.weight` and `.bias` alone, so that the rest of the Q-Former file is freed. Empty when path is None."""
-    if path is None:
-        return {}
-    state = _read(path)
-    missing = [key for key in ("ln_vision.weight", "ln_vision.bias") if key not in state]
-    if missing:
-        raise ValueError(
-            f"{path} has no {' and no '.join(missing)}. Without it every answer is wrong; it must be BLIP-2's file "
-            "blip2_pretrained_flant5xxl.pth."
-        )
-    return {key: state[key] for key in ("ln_vision.weight", "ln_vision.bias")}
-
-
-def _geometry(state: StateDict, path: PathLike, image_size: int) -> Geometry:
-    try:
-        width, _, patch, _ = state["patch_embed.proj.weight"].shape
-        hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
-        state["pos_embed"], state["cls_token"]
-    except KeyError as missing:
-        raise ValueError(f"{path} has no {missing}: this is not an EVA ViT. It must be eva_vit_g.pth.") from missing
-    if width % HEAD_DIM:
-        raise ValueError(f"{path} is {width} channels wide; ViT-g has heads of {HEAD_DIM} channels. Wrong file.")
-    if image_size % patch:
-        raise ValueError(f"an image size of {image_size} pixels is no multiple of the patch size {patch}.")
-    stored = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
-    return Geometry(width, hidden, _depth(width, hidden, stored, path), patch, image_size)
-
-
-def _depth(width: int, hidden: int, stored: int, path: PathLike) -> int:
-    """BLIP-2 uses all blocks but the last (LAVIS builds 39 of the file's 40)."""
-    if (width, hidden) != (REAL_WIDTH, REAL_HIDDEN):
-        return stored - 1  # a small set for tests, made in the same shape
-    if stored < REAL_DEPTH:
-        raise ValueError(f"{path} has {stored} blocks; ViT-g needs {REAL_DEPTH}. The file is damaged or another one.")
-    return REAL_DEPTH
-
-
-def _resize_positions(pos_embed: torch.Tensor, g: Geometry) -> torch.Tensor:
-    """(1, 1 + n * n, width) -> (1, tokens, width). The class token's row stays, the grid is interpolated."""
-    if pos_embed.shape[1] == g.tokens:
-        return pos_embed
-    old, new = round((pos_embed.shape[1] - 1) ** 0.5), g.image_size // g.patch
-    grid = pos_embed[:, 1:].float().reshape(1, old, old, g.width).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return torch.cat((pos_embed[:, :1].float(), grid.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
+    Raises ValueError that names the file and the keys that it lacks.
+    """
+    with torch.device("meta"):
+        model = EvaViT(geometry)
+    norm = {key.split(".")[1]: tensor for key, tensor in state.items() if key.startswith("ln_vision.")}
+    _check(model.ln_vision, norm, ln_vision)
+    _check(model, state, vit_weights)
+    return model.eval()
 
 
 def _check(module: nn.Module, state: StateDict, path: PathLike | None) -> None:
@@ -245,7 +165,7 @@ def _fill(model: EvaViT, state: StateDict, dtype: torch.dtype) -> None:
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
         kept = torch.float32 if isinstance(module, (nn.LayerNorm, EvaViT)) else dtype
-        setattr(module, leaf, nn.Parameter(state.pop(name).to(kept), requires_grad=False))
+        setattr(module, leaf, nn.Parameter(state.pop(name).to(kept, copy=True), requires_grad=False))
 
 
 def _named(**layers: nn.Module) -> nn.Sequential:
