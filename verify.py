@@ -2,10 +2,14 @@
 
     python verify.py --images examples_v2/
     python verify.py ops --device npu:0
+    python verify.py env
+    python verify.py weights --model-path /data/model/MiniGPT-4 --download
 
 The first checks, in order: the tree against the lock; the weights, present and loaded key by key; every stage against
 an independent MiniGPT-4 made of Hugging Face parts; the prompts of configs/prompts.yaml. The second compares a device's
-operations with plain PyTorch (verify.py ops --help).
+operations with plain PyTorch (verify.py ops --help); the third says what this machine can run, and what is wrong with
+its driver, CANN, packages or variables (verify.py env --help); the fourth tells which weight files are missing or not
+the right ones, and fetches them (verify.py weights --help).
 
 Exit codes: 0 verified; 1 a check failed; 2 usage; 4 the tree is not the one of the lock; 5 weights or device are
 missing, so not everything ran; 70 unexpected, with a traceback; 130 interrupted.
@@ -22,19 +26,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from overlaykit.errors import OverlayError
-from verification import ops
+from verification import env, ops
 from verification.report import to_json, to_table
 from verification.run import Request, verify_overlay, verify_workspace
+from verification.weightfiles import command as weights
 from verification.weights import DEFAULT_CFG
 
 PROJECT = Path(__file__).resolve().parent
+INHERITED = dict(os.environ)  # what the user's shell set, which `env` looks at
 # Where torch_npu is installed and CANN is not sourced, `import torch` itself would fail; the port imports torch_npu.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "ops": ops.main,
+    "env": lambda argv: env.main(argv, INHERITED),
+    "weights": weights.main,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    return _guarded(ops.main, argv[1:]) if argv[:1] == ["ops"] else _guarded(verify, argv)
+    command = COMMANDS.get(argv[0]) if argv else None
+    return _guarded(command, argv[1:]) if command else _guarded(verify, argv)
 
 
 def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:

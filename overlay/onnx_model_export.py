@@ -1,25 +1,25 @@
-"""Export the image half of MiniGPT-4 (ViT-g and ln_vision) to ONNX and prove the file on a picture.
+"""Export the image half of MiniGPT-4 (ViT-g and ln_vision) to ONNX, made for ATC, and prove the file on pictures.
 
     python onnx_model_export.py --onnx-model-dir /data/model/MiniGPT-4/onnx_model --image-path examples_v2/office.jpg
 
-Runs in a patched MiniGPT-4 folder. The weight files come from the configuration, as upstream merges it. The file is
-written under a temporary name, run by onnxruntime on the picture, compared with PyTorch in float32, and takes its name
-only when it agrees. One model is in memory at a time: 4 to 5 GiB for the real weights in fp32.
+Runs in a patched MiniGPT-4 folder. The weight files come from the configuration, as upstream merges it. What is
+written: eva_vit_g.onnx, one file of weights beside it, and eva_vit_g.onnx.json, which says what they were made of and
+what was measured. They appear under these names only when onnxruntime gives on the picture, and on two of noise, what
+PyTorch gives in float32; an earlier export stays whole until then. A second run finds the work done.
 
-Then, on a machine with CANN, *inside* the ONNX folder (ATC looks for weight files in the current one):
-    atc --framework=5 --model=eva_vit_g.onnx --output=OM_FOLDER/eva_vit_g --soc_version=Ascend910B3 \\
-        --input_shape="input:1,3,224,224"
+With --om-dir the OM for an NPU is made next, by om_model_convert.py, on a machine with CANN.
 
-Exit codes: 0 exported and proven; 1 the file disagrees with PyTorch; 2 the command line or the YAML asks for what
-cannot be done; 5 weights or software are missing; 70 unexpected, with a traceback; 130 interrupted;
-141 who read the output has gone (`| head`).
+Memory: about 1.2 times the exported weights (4 GB in fp32, 2 GB mixed).
+
+Exit codes: 0 exported and proven; 1 the file disagrees with PyTorch, or ATC would not take it; 2 the command line or
+the YAML asks for what cannot be done; 5 weights, space or software are missing, or no OM could be made; 70 unexpected,
+with a traceback; 130 interrupted; 141 who read the output has gone (`| head`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import re
 import shutil
 import sys
@@ -29,9 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from overlay_command import Refused, ended
-
-WORKSPACE = Path(__file__).resolve().parent
+from overlay_command import Refused, bar, ended, find_picture, read_model_config
 
 
 @dataclass(frozen=True)
@@ -57,83 +55,124 @@ def _with_software(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Check all that is cheap to check, then the five steps. Every model is dropped before the next one is loaded."""
+    """Check all that is cheap to check, then the five steps, then the OM where one is asked for."""
     if args.name and not re.fullmatch(r"[A-Za-z0-9_-]+", args.name):
         raise Refused(f"--name {args.name!r} may only have letters, digits, - and _: ais_bench takes no others.", 2)
     picture = find_picture(args.image_path)
     weights = find_weights(args)
     name = args.name or ("eva_vit_g" if weights.ln_vision else "eva_vit_g_llama2")
-    from minigpt4.models import onnx_export  # with torch, onnx and onnxruntime: missing software shows here
+    from minigpt4.export import onnx_file, parity  # with torch, onnx and onnxruntime: missing software shows here
 
     try:
-        image = onnx_export.load_image(picture, weights.image_size)
-        with _unproven_folder(Path(args.onnx_model_dir), name) as unproven:
-            difference = export_and_compare(args, weights, image, unproven / f"{name}.onnx")
-    except onnx_export.CannotExport as error:
-        raise Refused(str(error), 2) from error
-
-    bound = onnx_export.BOUNDS[args.dtype] if args.max_error is None else args.max_error
-    print(
-        f"[5/5] onnxruntime against PyTorch fp32: max abs {difference.max_abs:.2e}, cosine {difference.cosine:.8f}, "
-        f"worst token's relative error {difference.worst_token:.2e} (bound {bound:.0e})"
-    )
-    if not difference.worst_token <= bound:  # also true for NaN
-        raise Refused(f"the export does not compute what PyTorch computes. It stays in {unproven}.", 1)
-    final = publish(unproven, name)
-    print(f"wrote {final}\nnext, for an NPU, with CANN's environment:")
-    size = weights.image_size
-    print(
-        f"  cd {final.parent.resolve()} && atc --framework=5 --model={name}.onnx --output=OM_FOLDER/{name} "
-        f'--soc_version=Ascend910B3 --input_shape="input:1,3,{size},{size}"'
-    )
-    return 0
+        images = {picture.name: parity.load_image(picture, weights.image_size)}
+    except ValueError as error:
+        raise Refused(f"--image-path: {error}", 2) from error
+    images.update(parity.random_images(weights.image_size))
+    precision = args.dtype or ("mixed" if args.om_dir else "fp32")
+    kind = "blip2" if weights.ln_vision else "default"
+    options = onnx_file.Options(args.opset, precision, args.batch, weights.image_size, kind)
+    record = {"kind": "onnx", **options.asdict(), "weights": fingerprints(weights)}
+    final = Path(args.onnx_model_dir) / f"{name}.onnx"
+    if not args.force and onnx_file.is_current(final, record):
+        print(f"{final} is this export already, proven when it was made; --force repeats it.")
+    else:
+        final = export_and_prove(args, weights, name, images, options, record)
+    return convert(args, final, picture)
 
 
-def export_and_compare(args: argparse.Namespace, weights: Weights, image: Any, path: Path) -> Any:
-    """Steps 1 to 4: `path` is written, run, and its onnx_export.Difference from PyTorch returned."""
+def export_and_prove(
+    args: argparse.Namespace, weights: Weights, name: str, images: Any, options: Any, record: Any
+) -> Path:
+    """The five steps; the published .onnx."""
+    from minigpt4.export import onnx_file, parity
+
+    folder = Path(args.onnx_model_dir)
+    try:
+        with onnx_file.unproven_folder(folder, name) as unproven:
+            geometry, state, model = load(weights)
+            path = write(unproven, name, geometry, state, options)
+            record["remarks"] = lint(path)
+            with _step(3, f"PyTorch in float32 on {len(images)} pictures"):
+                expected = [parity.reference(model, state, image).numpy() for image in images.values()]
+            del state
+            with _step(4, "onnxruntime on the same"):
+                actual = parity.run_onnx(path, images.values())
+            errors = {key: parity.compare(a, b) for key, a, b in zip(images, actual, expected)}
+            bound = parity.BOUNDS[options.precision] if args.max_error is None else args.max_error
+            judge(errors, bound)
+            record["errors"] = {"bound": bound, **{key: error.asdict() for key, error in errors.items()}}
+            record.update(nodes=onnx_file.node_counts(path), versions=onnx_file.versions())
+            final = onnx_file.publish(unproven, name, record)
+    except OSError as error:
+        raise Refused(f"--onnx-model-dir {folder}: {error}. Nothing was changed there.", 5) from error
+    print(f"wrote {final}, its weights and {final.name}.json")
+    return final
+
+
+def load(weights: Weights) -> tuple[Any, Any, Any]:
+    """Geometry, tensors by name, and the model without numbers."""
     import torch
-    from minigpt4.models import onnx_export
-
-    with _step(1, f"load {weights.vit}"):
-        model = load(weights, torch.float32)
-    with _step(2, "run PyTorch in fp32"), torch.no_grad():
-        expected = model(image).numpy()
-    with _step(3, f"export to ONNX, opset {args.opset}, {args.dtype}"):
-        if args.dtype != "fp32":
-            del model
-            gc.collect()
-            model = load(weights, onnx_export.DTYPES[args.dtype])
-        onnx_export.export_onnx(model, image, path, args.opset, args.dynamic_batch)
-        onnx_export.write_ln_vision(path, weights.ln_vision)
-        del model
-        gc.collect()
-    with _step(4, "run onnxruntime"):
-        actual = onnx_export.run_onnx(path, image)
-    return onnx_export.compare(actual, expected)
-
-
-def load(weights: Weights, dtype: Any) -> Any:
-    """The image encoder in one dtype."""
-    from minigpt4.models.eva_vit_model import load_eva_vit
+    from minigpt4.models.eva_vit_model import empty_eva_vit
+    from minigpt4.models.eva_vit_weights import read_weights
 
     try:
-        return load_eva_vit(weights.vit, weights.ln_vision, weights.image_size, dtype)
+        geometry, state = read_weights(weights.vit, weights.ln_vision, weights.image_size)
+        model = empty_eva_vit(geometry, state, weights.vit, weights.ln_vision)
     except (OSError, ValueError) as error:  # damaged, or another model's
         raise Refused(str(error), 5) from error
+    ones = torch.ones(geometry.width)
+    if weights.ln_vision and torch.equal(state["ln_vision.weight"].float(), ones):
+        raise Refused(f"{weights.ln_vision} has an untrained ln_vision: every answer would be wrong.", 5)
+    return geometry, state, model
 
 
-def find_picture(path: str) -> Path:
-    """The file, taken from the current folder or else from the workspace, as run_predict.py does."""
-    for candidate in (Path(path), WORKSPACE / path):
-        if candidate.is_file():
-            return candidate
-        if candidate.is_dir():
-            raise Refused(f"--image-path: {path} is a folder; name one picture in it.", 2)
-    raise Refused(
-        f"--image-path: the picture {path} does not exist, neither in {Path.cwd()} nor in {WORKSPACE}; any picture "
-        "will do, such as examples_v2/office.jpg.",
-        2,
-    )
+def write(unproven: Path, name: str, geometry: Any, state: Any, options: Any) -> Path:
+    from minigpt4.export import onnx_file
+
+    needed = onnx_file.size_of(state, options.precision)
+    if shutil.disk_usage(unproven).free < 1.02 * needed:
+        raise Refused(f"--onnx-model-dir: {unproven.parent} has no room for {needed / 1e9:.1f} GB of weights.", 5)
+    with _step(2, f"write the graph, opset {options.opset}, {options.precision}"), bar(needed, "weights") as progress:
+        try:
+            return onnx_file.write(unproven, name, geometry, state, options, progress)
+        except ValueError as error:
+            raise Refused(str(error), 1) from error
+
+
+def fingerprints(weights: Weights) -> dict[str, Any]:
+    """Name, size and sha256 of both weight files."""
+    from minigpt4.export.onnx_file import sha256
+
+    files = {"vit": weights.vit, "ln_vision": weights.ln_vision}
+    total = sum(file.stat().st_size for file in files.values() if file)
+    with _step(1, "read the weight files"), bar(total, "sha256") as progress:
+        return {
+            key: file and {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256(file, progress)}
+            for key, file in files.items()
+        }
+
+
+def lint(path: Path) -> list[str]:
+    """What ATC would not take is said now, not after minutes of ATC. -> what its documentation leaves open."""
+    import onnx
+    from minigpt4.export.graph_lint import lint_file, remarks
+
+    findings = lint_file(path)
+    if findings:
+        raise Refused("ATC would not take this graph:\n  " + "\n  ".join(map(str, findings)), 1)
+    return [str(remark) for remark in remarks(onnx.load(str(path), load_external_data=False))]
+
+
+def judge(errors: dict[str, Any], bound: float) -> None:
+    print("[5/5] onnxruntime against PyTorch in float32:")
+    for key, error in errors.items():
+        print(
+            f"  {key}: max abs {error.max_abs:.2e}, rel-L2 {error.rel_l2:.2e}, cosine {error.cosine:.8f}, "
+            f"worst token {error.worst_token:.2e} (bound {bound:.0e})"
+        )
+    wrong = [key for key, error in errors.items() if not error.worst_token <= bound]  # also true for NaN
+    if wrong:
+        raise Refused(f"the export does not compute what PyTorch computes, on {', '.join(wrong)}: not kept.", 1)
 
 
 def find_weights(args: argparse.Namespace) -> Weights:
@@ -155,58 +194,6 @@ def find_weights(args: argparse.Namespace) -> Weights:
     return Weights(Path(vit), None if ln_vision == "none" else Path(ln_vision), size)
 
 
-def read_model_config(cfg_path: Path) -> dict:
-    """The `model` section as upstream's Config builds it: the model type's own YAML, the evaluation YAML over it.
-
-    The type's file is named as in MiniGPT4.PRETRAINED_MODEL_CONFIG_DICT (minigpt4.py:19-22): pretrain_vicuna0 is
-    minigpt4/configs/models/minigpt4_vicuna0.yaml. Reading it by name spares the import of the whole model.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    found = cfg_path if cfg_path.is_file() else WORKSPACE / cfg_path
-    if not found.is_file():
-        raise Refused(f"the configuration {cfg_path} does not exist, neither here nor in {WORKSPACE}.", 2)
-    try:
-        evaluation = OmegaConf.select(OmegaConf.load(found), "model") or OmegaConf.create()
-        kind = str(evaluation.get("model_type", "")).replace("pretrain_", "", 1)
-        base = WORKSPACE / "minigpt4" / "configs" / "models" / f"{evaluation.get('arch')}_{kind}.yaml"
-        if not base.is_file():
-            raise Refused(f"{found} names a model whose {base} does not exist; pass --vit-weights and --ln-vision.", 2)
-        return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(base).model, evaluation), resolve=True)
-    except (YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError) as error:
-        raise Refused(f"the configuration {found} cannot be read: {error}", 2) from error
-
-
-def publish(unproven: Path, name: str) -> Path:
-    """Move the proven files one folder up, in place of an earlier export of that name and its weight files."""
-    folder = unproven.parent
-    graph = folder / f"{name}.onnx"
-    for old in [graph, *folder.glob(f"{name}.weights.*")]:
-        old.unlink(missing_ok=True)
-    for file in sorted(unproven.iterdir(), key=lambda file: file.name == graph.name):  # the graph last: it is complete
-        file.replace(folder / file.name)
-    unproven.rmdir()
-    return graph
-
-
-@contextlib.contextmanager
-def _unproven_folder(folder: Path, name: str) -> Iterator[Path]:
-    """An empty folder for a file that nobody may use yet; removed when the export breaks off."""
-    path = folder / f"{name}.unproven"
-    try:
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise Refused(f"--onnx-model-dir: the folder {path} cannot be made ({error.strerror}).", 2) from error
-    try:
-        yield path
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-
-
 @contextlib.contextmanager
 def _step(number: int, text: str) -> Iterator[None]:
     print(f"[{number}/5] {text} ...", end="", flush=True)
@@ -219,25 +206,56 @@ def _step(number: int, text: str) -> Iterator[None]:
     print(f" {time.perf_counter() - start:.1f} s", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    add = parser.add_argument
-    add("--onnx-model-dir", required=True, help="folder for the ONNX file; made when missing")
-    add("--image-path", required=True, help="picture on which the file is compared with PyTorch")
-    add("--cfg-path", default="eval_configs/minigpt4_eval.yaml", help="evaluation YAML (default: %(default)s)")
-    add("--vit-weights", help="eva_vit_g.pth instead of the YAML's vit_weights")
-    add("--ln-vision", help="BLIP-2's Q-Former file instead of the YAML's q_former_model; `none` for the Llama-2 stage")
-    add("--image-size", type=int, help="pixels, instead of the YAML's image_size")
-    add("--opset", type=int, choices=range(11, 18), default=13, help="ATC reads 11 to 17 (default: %(default)s)")
-    add(
-        "--dtype",
-        choices=["fp16", "fp32"],
-        default="fp32",
-        help="of the matrices; norms stay fp32 (default: %(default)s)",
+def convert(args: argparse.Namespace, onnx_model: Path, picture: Path) -> int:
+    """The OM, or how to make it."""
+    if not args.om_dir:
+        print(f"next, on a machine with CANN: python om_model_convert.py --onnx-model {onnx_model} --om-dir OM_FOLDER")
+        return 0
+    import om_model_convert
+
+    return om_model_convert.convert(
+        onnx_model=onnx_model,
+        om_dir=Path(args.om_dir),
+        soc_version=args.soc_version,
+        precision_mode=args.precision_mode,
+        device=args.device,
+        image_path=picture,
     )
-    add("--dynamic-batch", action="store_true", help="any batch, for onnxruntime; ATC fixes one by --input_shape")
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if numbers != sorted(set(numbers)) or not numbers[0] >= 1 or numbers[-1] > 2048 or len(numbers) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: write 1, or up to 100 rising numbers up to 2048, as in 1,2,4,8")
+    return tuple(numbers)
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, about = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--onnx-model-dir", required=True, metavar="DIR", help="folder for the ONNX files; made when missing")
+    add("--image-path", required=True, metavar="FILE", help="picture on which the file is compared with PyTorch")
+    add("--cfg-path", default="eval_configs/minigpt4_eval.yaml", metavar="YAML", help="(default: %(default)s)")
+    add("--vit-weights", metavar="FILE", help="eva_vit_g.pth instead of the YAML's vit_weights")
+    add("--ln-vision", metavar="FILE", help="BLIP-2's Q-Former file instead of the YAML's q_former_model; `none` for "
+        "the Llama-2 stage")  # fmt: skip
+    add("--image-size", type=int, metavar="N", help="pixels, instead of the YAML's image_size; 224 or 448, say")
+    add("--opset", type=int, choices=range(11, 18), default=13, help="ATC reads 11 to 17 (default: %(default)s)")
+    add("--dtype", choices=["fp32", "mixed"], help="mixed: float16 matrices, norms and softmax in float32 (default: "
+        "mixed with --om-dir, else fp32)")  # fmt: skip
+    add("--batch", type=_batches, default=(1,), metavar="N[,N...]", help="pictures per call: one number, or the batch "
+        "sizes that the OM shall have (default: 1)")  # fmt: skip
     add("--name", help="file name without .onnx (default: eva_vit_g, or eva_vit_g_llama2 without ln_vision)")
-    add("--max-error", type=float, help="bound on the worst token's relative error (default: fp32 1e-4, fp16 1e-2)")
+    add("--max-error", type=float, metavar="X", help="bound on a token's relative error (fp32 1e-4, mixed 1e-2)")
+    add("--force", action="store_true", help="export again what is there and proven")
+    om = parser.add_argument_group("the OM, on a machine with CANN (see om_model_convert.py --help)")
+    om.add_argument("--om-dir", metavar="DIR", help="make NAME.om there")
+    om.add_argument("--soc-version", metavar="NAME", help="as Ascend910B3; else npu-smi is asked")
+    om.add_argument("--precision-mode", metavar="MODE", help="ATC's --precision_mode_v2")
+    om.add_argument("--device", type=int, default=0, metavar="N", help="NPU on which the OM is compared (0)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What the overlay's commands share: how they come to a device, and how they end.
+"""What the overlay's commands share: how they find what they need, come to a device, and end.
 
 run_predict.py, run_performance.py and onnx_model_export.py stand beside this file, in overlay/ and in a workspace.
 Nothing here imports torch before it is needed: --help must not wait for it.
@@ -11,7 +11,10 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Callable
+
+WORKSPACE = Path(__file__).resolve().parent
 
 # Where torch_npu is installed and CANN is not sourced, `import torch` itself would fail; device.py imports torch_npu.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
@@ -105,3 +108,55 @@ def load_errors() -> Iterator[None]:
         if type(error).__module__.startswith("minigpt4."):
             raise Refused(str(error), getattr(error, "exit_code", 5)) from error
         raise
+
+
+def find_picture(path: str) -> Path:
+    """The file, taken from the current folder or else from the workspace, as run_predict.py does."""
+    for candidate in (Path(path), WORKSPACE / path):
+        if candidate.is_file():
+            return candidate
+        if candidate.is_dir():
+            raise Refused(f"--image-path: {path} is a folder; name one picture in it.", 2)
+    raise Refused(
+        f"--image-path: the picture {path} does not exist, neither in {Path.cwd()} nor in {WORKSPACE}; any picture "
+        "will do, such as examples_v2/office.jpg.",
+        2,
+    )
+
+
+def read_model_config(cfg_path: Path) -> dict:
+    """The `model` section as upstream's Config builds it: the model type's own YAML, the evaluation YAML over it.
+
+    The type's file is named as in MiniGPT4.PRETRAINED_MODEL_CONFIG_DICT (minigpt4.py:19-22): pretrain_vicuna0 is
+    minigpt4/configs/models/minigpt4_vicuna0.yaml. Reading it by name spares the import of the whole model.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    found = cfg_path if cfg_path.is_file() else WORKSPACE / cfg_path
+    if not found.is_file():
+        raise Refused(f"the configuration {cfg_path} does not exist, neither here nor in {WORKSPACE}.", 2)
+    try:
+        evaluation = OmegaConf.select(OmegaConf.load(found), "model") or OmegaConf.create()
+        kind = str(evaluation.get("model_type", "")).replace("pretrain_", "", 1)
+        base = WORKSPACE / "minigpt4" / "configs" / "models" / f"{evaluation.get('arch')}_{kind}.yaml"
+        if not base.is_file():
+            raise Refused(f"{found} names a model whose {base} does not exist; pass --vit-weights and --ln-vision.", 2)
+        return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(base).model, evaluation), resolve=True)
+    except (YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError) as error:
+        raise Refused(f"the configuration {found} cannot be read: {error}", 2) from error
+
+
+@contextlib.contextmanager
+def bar(total: int, title: str) -> Iterator[Callable[[int], Any]]:
+    """A function that takes what has been done since its last call, in bytes; a bar where a person watches."""
+    tqdm = None
+    if sys.stderr.isatty():
+        with contextlib.suppress(ImportError):
+            from tqdm import tqdm
+    if tqdm is None:
+        yield lambda count: None
+        return
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False) as shown:
+        yield shown.update

@@ -7,6 +7,10 @@ a prompt without padding. The device's copy bandwidth and matmul peak are measur
 beats them by more than 15 % is marked and is no result. RETURN_PERF_DETAIL=1 adds one generation in which every single
 token is timed, to --json.
 
+`--image-encoder FILE --image-path PICTURE`, in a workspace, measures the image half instead, with no language model:
+the picture decoded and resized, the encoder alone, and picture to embeddings (encoder, Q-Former, projection), beside
+the original guide's figures. Q-Former and projection are those of --cfg-path, or --random-weights of their shape.
+
 Nothing in transformers is replaced. `--install-auto-map WEIGHTS` makes AutoModelForCausalLM load this decoder from
 the folder of the weights, `--remove-auto-map WEIGHTS` undoes that.
 
@@ -32,12 +36,13 @@ MODELS = WORKSPACE / "minigpt4" / "models"
 LENGTHS = ((256, 64), (512, 128), (1024, 256), (3584, 512))
 FEWEST = 5  # repetitions
 DTYPES = ("auto", "float16", "bfloat16", "float32")
+YAML = WORKSPACE / "eval_configs" / "minigpt4_eval.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    measures = not (args.install_auto_map or args.remove_auto_map)
-    return ended("run_performance", lambda: performance(args) if measures else auto_map(args))
+    command = auto_map if args.install_auto_map or args.remove_auto_map else performance
+    return ended("run_performance", lambda: (image_half if args.image_encoder else command)(args))
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,6 +70,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--compile", action="store_true", help="let torch.compile fuse the recorded step (CUDA); takes a minute")
     add("--output", metavar="CSV", default="multi_batch_performance.csv", help="(%(default)s)")
     add("--json", metavar="FILE", help="the rows once more, with every repetition")
+    image = parser.add_argument_group("the image half").add_argument
+    image("--image-encoder", metavar="FILE", help="measure this .om, .onnx or .pth, and what lies behind it")
+    image("--image-path", metavar="PICTURE", help="the picture; with --batch several of the same")
+    image("--cfg-path", metavar="YAML", default=str(YAML), help="(eval_configs/minigpt4_eval.yaml)")
+    image("--options", nargs="+", metavar="KEY=VALUE", help="override settings of the YAML")
+    image("--ln-vision", metavar="FILE", help="BLIP-2's Q-Former file, instead of the YAML's q_former_model")
     add("--install-auto-map", metavar="WEIGHTS", help="let AutoModelForCausalLM load this decoder; no measurement")
     add("--remove-auto-map", metavar="WEIGHTS", help="undo --install-auto-map")
     add("--force", action="store_true", help="with --install-auto-map: replace another auto_map, keeping a backup")
@@ -144,10 +155,24 @@ def performance(args: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
+def image_half(args: argparse.Namespace) -> int:
+    """The image half, row by row. Returns 0, or 1 when a row is impossible."""
+    check_run(args)
+    out = sys.stdout
+    with load_errors(), enough_memory("a smaller --batch"), contextlib.redirect_stdout(sys.stderr):
+        from minigpt4.perf import image_run  # what upstream prints while it loads goes to standard error
+
+        image_run.check(args, parse([]), WORKSPACE)
+        device, _ = device_and_dtype(args)
+        return image_run.run(args, device, out, note)
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuse what is plainly wrong before anything is loaded."""
     if bool(args.model_path) == args.random_weights:
         raise Refused("Give either --model_path, the folder of the weights, or --random-weights.", 2)
+    if args.image_path or args.ln_vision or args.options or args.cfg_path != str(YAML):
+        raise Refused("--image-path, --cfg-path, --options and --ln-vision go with --image-encoder.", 2)
     if args.model_path and not Path(args.model_path).is_dir():
         raise Refused(f"--model_path: there is no folder {args.model_path}.", 2)
     if args.shape and not Path(args.shape).exists():
@@ -156,6 +181,11 @@ def check(args: argparse.Namespace) -> None:
         raise Refused("--shape and --layers go with --random-weights: weights from a file have one shape.", 2)
     if args.layers is not None and args.layers < 1:
         raise Refused(f"--layers {args.layers}: give a number from 1 on.", 2)
+    check_run(args)
+
+
+def check_run(args: argparse.Namespace) -> None:
+    """What both halves have in common."""
     if args.repeat < FEWEST:
         raise Refused(f"--repeat {args.repeat}: a median and a spread need {FEWEST} repetitions at least.", 2)
     if args.force:
@@ -193,7 +223,7 @@ def progress(steps: Iterable[int], title: str) -> Iterable[int]:
 
 
 @contextlib.contextmanager
-def enough_memory() -> Iterator[None]:
+def enough_memory(hint: str = "shorter --lengths, a smaller --batch, or --int8") -> Iterator[None]:
     """Say what to do where the device's memory is full, or the model's numbers are none."""
     try:
         yield
@@ -202,7 +232,6 @@ def enough_memory() -> Iterator[None]:
     except RuntimeError as error:
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
-        hint = "shorter --lengths, a smaller --batch, or --int8"
         raise Refused(f"The device's memory is full: {hint}. {error}", 5) from error
 
 

@@ -178,7 +178,8 @@ def ask(chat: Any, conversation: Any, picture: Any, args: argparse.Namespace, ou
     images: list[Any] = []
     with torch.no_grad():
         chat.upload_img(picture, conversation, images)
-        chat.encode_img(images)
+        with load_errors():  # an encoder's file may not fit, and its device may fail
+            chat.encode_img(images)
         chat.ask(args.prompt, conversation)
         # No max_length: upstream would cut the prompt, picture first.
         options = chat.answer_prepare(conversation, images, max_new_tokens=args.max_new_tokens, max_length=sys.maxsize)

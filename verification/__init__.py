@@ -7,6 +7,7 @@ verify.py is the command line. Knows nothing of git and patches, only the lock t
     compare     how far they may be apart, and one stage as a line of the report
     oracle      the reference: an independent MiniGPT-4 made of Hugging Face parts
     port        what is under test: the patched workspace, or the overlay alone
+                (overlay_modules: imports the overlay's files, without torch where they need none)
     decoding    what is asked of its language model
     weights     which files, did every tensor arrive
     present     are the files there, and the published ones
@@ -15,7 +16,12 @@ verify.py is the command line. Knows nothing of git and patches, only the lock t
     memory      whether this host can hold the reference
     report      results as a table and as JSON
     synthetic   small random weights in the real formats (synthetic_tensors: the numbers, synthetic_text: the tokenizer)
+    weightfiles `verify.py weights`: missing and mistaken weight files told by name, and fetched (a package)
+    download    one file over HTTP, whole and right or not at all (a package)
     ops         `verify.py ops`: a device's operations against plain PyTorch, without weights
+    env         `verify.py env`: what can this machine run, what is wrong with it (env_source and env_system: reading,
+                env_machine, env_python: facts, env_stack: the table of releases, env_npu, env_packages, env_trial,
+                env_shell: judging; all without torch)
     demo        what `make demo` runs
 
 Importing a module here imports no torch unless it computes: report, answers, weights and run start at once.

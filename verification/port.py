@@ -11,8 +11,6 @@ import argparse
 import contextlib
 import importlib
 import sys
-import types
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from verification import oracle
 from verification.decoding import Answer, decoder_logits, forced_logits, greedy_ids, read_answer
+from verification.overlay_modules import import_overlay
 from verification.weights import WeightFiles
 
 Parameters = dict[str, dict[str, Tensor]]  # YAML key -> name in the file -> what the model holds
@@ -77,7 +76,7 @@ class PatchedUpstream:
         encoder = self.model.visual_encoder
 
         def listen(images: Tensor) -> Tensor:
-            features.append(encoder(images))
+            features.append(encoder.encode(images))
             return features[-1]
 
         hook = self.model.llama_proj.register_forward_hook(lambda _, taken, given: projected.append(taken[0]))
@@ -180,7 +179,7 @@ class OverlayAlone:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Encoded:
-        features = self.encoder(pixels)
+        features = self.encoder.encode(pixels)
         queries = self.qformer(features) if self.qformer else None
         return Encoded(features, queries, self.projection(features if queries is None else queries))
 
@@ -228,14 +227,4 @@ class OverlayAlone:
 def eager_parameters(encoder: Any) -> dict[str, Tensor]:
     """The encoder's tensors by their names in the files; empty for an .onnx or .om, which hold them inside."""
     model = getattr(getattr(encoder, "_runner", None), "model", None)
-    return dict(model.named_parameters()) if isinstance(model, torch.nn.Module) else {}
-
-
-def import_overlay(overlay: Path) -> Any:
-    """A function that imports `models.x` or `processors.x` of the overlay without upstream around it."""
-    root = f"overlay_alone_{zlib.crc32(str(overlay).encode())}"
-    for name in ("", ".models", ".processors"):
-        package = types.ModuleType(root + name)
-        package.__path__ = [str(overlay / "minigpt4" / name[1:])]
-        sys.modules.setdefault(root + name, package)
-    return lambda name: importlib.import_module(f"{root}.{name}")
+    return model.state_dict() if isinstance(model, torch.nn.Module) else {}

@@ -144,12 +144,15 @@ def test_the_comparison_catches(fault, model: EvaViT, oracle: Blip2VisionModel, 
     "interpolate_pos_encoding" not in inspect.signature(Blip2VisionModel.forward).parameters,
     reason="this transformers cannot interpolate positions",
 )
-def test_another_image_size_interpolates_the_positions(files: tuple[Path, Path], oracle: Blip2VisionModel) -> None:
-    images = torch.randn(1, 3, 84, 84, generator=torch.Generator().manual_seed(8))
+@pytest.mark.parametrize(("size", "tokens"), [(84, 37), (448, 1025)])
+def test_another_image_size_interpolates_the_positions(
+    size: int, tokens: int, files: tuple[Path, Path], oracle: Blip2VisionModel
+) -> None:
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(8))
     with torch.no_grad():
-        ours = load_eva_vit(*files, image_size=84)(images)
+        ours = load_eva_vit(*files, image_size=size)(images)
         theirs = oracle(images, interpolate_pos_encoding=True).last_hidden_state
-    assert ours.shape == (1, 37, WIDTH)
+    assert ours.shape == (1, tokens, WIDTH)
     assert (ours - theirs).abs().max() <= TOLERANCE
 
 

@@ -1,43 +1,25 @@
-"""IMAGE_ENCODER_OM over its three runtimes. The .om runs on a stand-in for ais_bench that lets no mistake pass."""
+"""IMAGE_ENCODER_OM over its three runtimes. What only an .om can do wrong is in test_om_runner.py."""
 
 from __future__ import annotations
 
-import inspect
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from om_files import OLDER_EXPORTER, export, save
 from port.models import image_encoder
-from port.models.device import DeviceUnavailable
 from port.models.eva_vit_model import EvaViT, load_eva_vit
 from port.models.image_encoder import IMAGE_ENCODER_OM
 from vit_files import write_files
 
-STAND_INS = Path(__file__).parent / "stand_ins"
 TOLERANCE = 2e-5
 
 # torch announces at every call that the exporter which ATC needs is the older one.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Constant folding")
-
-
-# The exporter that ATC can read from; torch 2.0 has no other and no argument to choose.
-OLDER_EXPORTER = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
-
-
-def export(model: torch.nn.Module, path: Path, batch: int | None = 1, dtype: torch.dtype = torch.float32) -> Path:
-    """batch None: dynamic. Written without the exporter under test, which has its own tests."""
-    images = torch.zeros(batch or 1, 3, 224, 224, dtype=dtype)
-    dynamic = None if batch else {"input": {0: "batch"}, "output": {0: "batch"}}
-    torch.onnx.export(
-        model, (images,), str(path), opset_version=13, input_names=["input"], dynamic_axes=dynamic,
-        output_names=["output"], **OLDER_EXPORTER,
-    )  # fmt: skip
-    return path
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:Constant folding", "ignore:Converting a tensor to a Python boolean"
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export(model, folder / "two.onnx", batch=2)
     export(model, folder / "any.onnx", batch=None)
     for name in ("one", "two", "any"):
-        (folder / f"{name}.om").write_bytes((folder / f"{name}.onnx").read_bytes())
+        save(onnx.load(folder / f"{name}.onnx"), folder / f"{name}.om")
     return folder
 
 
@@ -62,17 +44,6 @@ def model(folder: Path) -> EvaViT:
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
     return torch.randn(3, 3, 224, 224, generator=torch.Generator().manual_seed(5))
-
-
-@pytest.fixture
-def ais_bench(monkeypatch: pytest.MonkeyPatch):
-    """The stand-in's module, importable as ais_bench.infer.interface."""
-    monkeypatch.syspath_prepend(str(STAND_INS))
-    import ais_bench.infer.interface as interface
-
-    yield interface
-    for name in [name for name in sys.modules if name.partition(".")[0] == "ais_bench"]:
-        del sys.modules[name]
 
 
 @pytest.mark.parametrize("file", ["eva_vit_g.pth", "one.onnx", "two.onnx", "any.onnx", "one.om", "two.om"])
@@ -98,15 +69,6 @@ def test_any_float_type_and_memory_order(file: str, folder: Path, model, images,
     assert (encoder(images.double()) - model(images)).abs().max() <= TOLERANCE
     assert encoder(images[:1].bfloat16()).dtype == torch.float32
     assert not encoder(images[:1].requires_grad_()).requires_grad
-
-
-def test_a_file_that_takes_float16(folder: Path, images, ais_bench, tmp_path: Path) -> None:
-    """ATC's --input_fp16_nodes makes the input float16, --output_type the output."""
-    half = load_eva_vit(folder / "eva_vit_g.pth", folder / "blip2.pth", dtype=torch.float16).half()
-    path = export(half, tmp_path / "half.onnx", dtype=torch.float16).rename(tmp_path / "half.om")
-    features = IMAGE_ENCODER_OM(path, "cpu")(images[:1])
-    assert features.dtype == torch.float32
-    assert (features - half(images[:1].half())).norm() / features.norm() < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -162,7 +124,7 @@ def test_missing_and_unknown_files(tmp_path: Path) -> None:
         IMAGE_ENCODER_OM(tmp_path / "eva_vit_g.bin", "cpu")
 
 
-def test_files_that_are_no_image_encoder(tmp_path: Path, ais_bench) -> None:
+def test_files_that_are_no_image_encoder(tmp_path: Path) -> None:
     class TwoInputs(torch.nn.Module):
         def forward(self, a, b):
             return a + b
@@ -181,9 +143,6 @@ def test_files_that_are_no_image_encoder(tmp_path: Path, ais_bench) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a graph")
     with pytest.raises(ValueError, match=r"onnxruntime cannot load .*bad\.onnx"):
         IMAGE_ENCODER_OM(tmp_path / "bad.onnx", "cpu")
-    (tmp_path / "bad.om").write_bytes(b"not a graph")
-    with pytest.raises(ValueError, match=r"ais_bench cannot load .*bad\.om on NPU 0"):
-        IMAGE_ENCODER_OM(tmp_path / "bad.om", "cpu")
 
 
 def test_onnx_without_its_weight_files(folder: Path, tmp_path: Path) -> None:
@@ -203,82 +162,110 @@ def test_it_is_no_module(folder: Path) -> None:
     assert list(holder.state_dict()) == []
 
 
-# The .om path
+# The same picture again
 
 
-def test_om_without_ais_bench(folder: Path) -> None:
-    with pytest.raises(DeviceUnavailable, match=r"one\.om needs ais_bench, aclruntime and CANN"):
-        IMAGE_ENCODER_OM(folder / "one.om", "cpu")
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The pictures of every real computation."""
+    computed: list[torch.Tensor] = []
+    real = IMAGE_ENCODER_OM.encode
+    monkeypatch.setattr(IMAGE_ENCODER_OM, "encode", lambda self, x: (computed.append(x), real(self, x))[1])
+    return computed
 
 
-def test_om_with_a_dynamic_batch(folder: Path, ais_bench) -> None:
-    with pytest.raises(ValueError, match=r'dynamic batch.*--input_shape="input:1,3,224,224"'):
-        IMAGE_ENCODER_OM(folder / "any.om", "cpu")
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> IMAGE_ENCODER_OM:
+    return IMAGE_ENCODER_OM(folder / "any.onnx", "cpu", ln_vision=folder / "blip2.pth")
 
 
-def test_om_behind_a_symbolic_link(folder: Path, tmp_path: Path, images, model, ais_bench) -> None:
-    (tmp_path / "link.om").symlink_to(folder / "one.om")
-    features = IMAGE_ENCODER_OM(tmp_path / "link.om", "cpu")(images)
-    assert (features - model(images)).abs().max() <= TOLERANCE
+@pytest.fixture
+def forgetful(encoder: IMAGE_ENCODER_OM) -> IMAGE_ENCODER_OM:
+    encoder._kept = None
+    return encoder
 
 
-def test_om_runs_on_the_npu_of_the_devices_number(folder: Path, monkeypatch, ais_bench) -> None:
-    """torch knows no `npu` here, so the resolved device is a stand-in too."""
-    monkeypatch.setattr(image_encoder, "resolve_device", lambda spec: SimpleNamespace(type="npu", index=int(spec[-1])))
-    assert IMAGE_ENCODER_OM(folder / "one.om", "npu:3")._runner.session.device_id == 3
-    with pytest.raises(ValueError, match=r"on NPU 9: .*107001.*npu-smi info"):
-        IMAGE_ENCODER_OM(folder / "one.om", "npu:9")
+def test_the_same_pictures_are_computed_once(forgetful, images, counted) -> None:
+    first = forgetful(images)
+    for again in (images, images.clone(), images.transpose(2, 3).contiguous().transpose(2, 3)):
+        assert torch.equal(forgetful(again), first)
+    assert len(counted) == 1
 
 
-def test_om_gives_torch_npu_its_context_back(folder: Path, images, monkeypatch, ais_bench) -> None:
-    """aclruntime sets its own ACL context in the calling thread; torch_npu must find its one afterwards."""
-    current = ["torch_npu's"]
-    acl = ModuleType("acl")
-    acl.rt = SimpleNamespace(get_context=lambda: (current[0], 0), set_context=lambda c: current.__setitem__(0, c))
-    monkeypatch.setitem(sys.modules, "acl", acl)
-    for method in ("__init__", "infer"):
-        real = getattr(ais_bench.InferSession, method)
-
-        def takes_the_context(self, *args, real=real):
-            current[0] = "aclruntime's"
-            return real(self, *args)
-
-        monkeypatch.setattr(ais_bench.InferSession, method, takes_the_context)
-    encoder = IMAGE_ENCODER_OM(folder / "one.om", "cpu")
-    assert current == ["torch_npu's"]
-    encoder(images)
-    assert current == ["torch_npu's"]
+OTHERS = {
+    "one pixel": lambda x: x.index_put((torch.tensor([2]), torch.tensor([1]), torch.tensor([7]), torch.tensor([9])),
+                                       torch.tensor(0.5)),
+    "the least bit": lambda x: torch.nextafter(x, x + 1),
+    "fewer": lambda x: x[:2],
+    "another order": lambda x: x.flip(0),
+    "another dtype": lambda x: x.double(),
+    "a NaN": lambda x: torch.full_like(x, float("nan")),
+}  # fmt: skip
 
 
-def test_the_stand_in_lets_no_mistake_pass(folder: Path, ais_bench) -> None:
-    """Where the real ais_bench crashes or computes nonsense (observed on 0.0.2), the stand-in raises."""
-    session = ais_bench.InferSession(0, str(folder / "one.om"))
-    good = np.zeros((1, 3, 224, 224), np.float32)
-    assert session.infer([good])[0].shape == (1, 257, 1408)
-    corrupt = {
-        "bare array": good,
-        "bits of another type": [good.view(np.int32)],
-        "another rank": [good.reshape(3, 224, 224)],
-        "another order": [np.asfortranarray(good)],
-    }
-    for case in corrupt.values():
-        with pytest.raises(ais_bench.WouldCorrupt, match="stand-in"):
-            session.infer(case)
-    with pytest.raises(ais_bench.WouldCrash, match="segmentation fault"):
-        session.infer([good, good])
-    for case in ([], [good.astype(np.float16)], [good.astype(np.float64)], [torch.zeros(1, 3, 224, 224)]):
-        with pytest.raises(RuntimeError, match="stand-in"):
-            session.infer(case)
-    session.free_resource()
-    with pytest.raises(ais_bench.WouldCrash, match="after finalize"):
-        session.infer([good])
-    with pytest.raises(TypeError):
-        ais_bench.InferSession("0", str(folder / "one.om"))
+@pytest.mark.parametrize("change", OTHERS)
+def test_other_pictures_are_computed(change: str, forgetful, images, counted) -> None:
+    forgetful(images)
+    forgetful(OTHERS[change](images))
+    assert len(counted) == 2
+    assert torch.equal(forgetful(images), forgetful.encode(images))
+    assert len(counted) >= 3  # only the last ones are kept
 
 
-def test_no_except_exception_hides_the_stand_ins_verdict(ais_bench) -> None:
-    assert not issubclass(ais_bench.WouldCrash, Exception)
-    assert not issubclass(ais_bench.WouldCorrupt, Exception)
+def test_nan_is_never_the_same_picture(forgetful, images, counted) -> None:
+    for _ in range(2):
+        forgetful(images * float("nan"))
+    assert len(counted) == 2
+
+
+def test_what_is_kept_is_nobodys_else(forgetful, images, counted) -> None:
+    """Neither the caller's pictures nor the answers it was given, which it may write to."""
+    pictures = images.clone()
+    answer = forgetful(pictures)
+    expected = answer.clone()
+    answer.zero_()
+    forgetful(images).zero_()
+    assert torch.equal(forgetful(images), expected)
+    assert len(counted) == 1
+    pictures.zero_()
+    assert not torch.equal(forgetful(pictures), expected)
+    assert len(counted) == 2
+
+
+def test_encode_always_computes_and_keeps_nothing(forgetful, images, monkeypatch) -> None:
+    runs = []
+    real = forgetful._runner.run
+    monkeypatch.setattr(forgetful._runner, "run", lambda x: (runs.append(len(x)), real(x))[1])
+    assert torch.equal(forgetful.encode(images), forgetful.encode(images))
+    forgetful(images)
+    forgetful.encode(images)
+    assert runs == [3, 3, 3, 3]
+
+
+def test_large_batches_are_not_kept(forgetful, images, monkeypatch) -> None:
+    monkeypatch.setattr(image_encoder, "KEPT_PICTURES", 2)
+    forgetful(images)
+    assert forgetful._kept is None
+    forgetful(images[:2])
+    assert forgetful._kept is not None
+
+
+def test_kept_in_inference_mode_and_used_outside(forgetful, images, counted) -> None:
+    with torch.inference_mode():
+        forgetful(images.clone())
+    answer = forgetful(images)
+    assert len(counted) == 1
+    (answer * torch.ones(1, requires_grad=True)).sum().backward()  # an inference tensor could not be saved for this
+
+
+@pytest.mark.parametrize("file", ["eva_vit_g.pth", "any.onnx", "one.om"])
+def test_closed(file: str, folder: Path, images, ais_bench) -> None:
+    with IMAGE_ENCODER_OM(folder / file, "cpu", ln_vision=folder / "blip2.pth") as encoder:
+        encoder(images)
+    encoder.close()
+    for call in (encoder, encoder.encode):
+        with pytest.raises(RuntimeError, match="has been closed"):
+            call(images)
 
 
 # The .onnx path on CUDA

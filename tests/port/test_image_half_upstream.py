@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
+from port.models import eva_vit_weights
 from port.models.eva_vit_model import load_eva_vit
 from vit_files import vit_state, write_files
 
@@ -55,24 +56,34 @@ def eva_vit(read, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("size", [56, 84])
-def test_equals_upstreams_own_module(size: int, eva_vit: ModuleType, tmp_path: Path) -> None:
-    """At the file's own size, and at one for which both interpolate the position embeddings."""
-    theirs = eva_vit.VisionTransformer(
-        img_size=size,
-        patch_size=14,
-        use_mean_pooling=False,
-        embed_dim=WIDTH,
-        depth=BLOCKS - 1,
-        num_heads=WIDTH // 88,
-        mlp_ratio=HIDDEN / WIDTH,
-        qkv_bias=True,
-        norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6),
-    ).eval()
-    state = vit_state(WIDTH, HIDDEN, BLOCKS, 56)
-    eva_vit.interpolate_pos_embed(theirs, state)
-    assert theirs.load_state_dict(state, strict=False).missing_keys == []
+@pytest.fixture
+def upstreams(eva_vit: ModuleType):
+    """upstreams(size) -> upstream's module for pictures of `size` pixels, with the weights of vit_state."""
 
+    def build(size: int) -> torch.nn.Module:
+        model = eva_vit.VisionTransformer(
+            img_size=size,
+            patch_size=14,
+            use_mean_pooling=False,
+            embed_dim=WIDTH,
+            depth=BLOCKS - 1,
+            num_heads=WIDTH // 88,
+            mlp_ratio=HIDDEN / WIDTH,
+            qkv_bias=True,
+            norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6),
+        ).eval()
+        state = vit_state(WIDTH, HIDDEN, BLOCKS, 56)
+        eva_vit.interpolate_pos_embed(model, state)
+        assert model.load_state_dict(state, strict=False).missing_keys == []
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize("size", [56, 84])
+def test_equals_upstreams_own_module(size: int, upstreams, tmp_path: Path) -> None:
+    """At the file's own size, and at one for which both interpolate the position embeddings."""
+    theirs = upstreams(size)
     ours = load_eva_vit(*write_files(tmp_path, WIDTH, HIDDEN, BLOCKS, 56), image_size=size)
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -81,6 +92,24 @@ def test_equals_upstreams_own_module(size: int, eva_vit: ModuleType, tmp_path: P
     theirs.blocks[0].norm1.eps = 1e-5
     with torch.no_grad():
         assert (ours(images) - ours.ln_vision(theirs(images))).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 2e-2), (torch.float16, 1e-2)])
+@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["plain", "packed"])
+def test_half_precision_is_as_near_as_upstreams(device, dtype, bound: float, upstreams, tmp_path: Path) -> None:
+    """Both against upstream in float32; upstream's half is autocast, as in encode_img on CUDA."""
+    theirs, files = upstreams(56), write_files(tmp_path, WIDTH, HIDDEN, BLOCKS, 56)
+    ours = load_eva_vit(*files, image_size=56, dtype=dtype, device=device)
+    images = torch.randn(8, 3, 56, 56, generator=torch.Generator().manual_seed(3))
+
+    def error(found: torch.Tensor) -> float:
+        return float((found.float() - exact).norm() / exact.norm())
+
+    with torch.no_grad():
+        exact = ours.ln_vision(theirs(images))
+        with torch.autocast("cpu", dtype=dtype):
+            upstream_error = error(ours.ln_vision(theirs(images)))
+        assert error(ours(images)) <= min(bound, 1.5 * upstream_error)
 
 
 def test_the_real_geometry_is_upstreams(read) -> None:
@@ -93,11 +122,10 @@ def test_the_real_geometry_is_upstreams(read) -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "VisionTransformer"
     )
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-    module = sys.modules[load_eva_vit.__module__]
-    assert int(given["embed_dim"]) == module.REAL_WIDTH
-    assert int(given["depth"]) == module.REAL_DEPTH
-    assert int(module.REAL_WIDTH * float(given["mlp_ratio"])) == module.REAL_HIDDEN
-    assert given["num_heads"] == f"{module.REAL_WIDTH} // {module.HEAD_DIM}"
+    assert int(given["embed_dim"]) == eva_vit_weights.REAL_WIDTH
+    assert int(given["depth"]) == eva_vit_weights.REAL_DEPTH
+    assert int(eva_vit_weights.REAL_WIDTH * float(given["mlp_ratio"])) == eva_vit_weights.REAL_HIDDEN
+    assert given["num_heads"] == f"{eva_vit_weights.REAL_WIDTH} // {eva_vit_weights.HEAD_DIM}"
     assert given["norm_layer"] == "partial(nn.LayerNorm, eps=1e-06)"
 
 

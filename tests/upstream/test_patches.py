@@ -78,11 +78,13 @@ def test_model_answers_on_cpu(snippet, tiny):
         f"print(model.llama_model.dtype)\n"
         f"answers = model.generate(torch.zeros(1, 3, 224, 224), ['<Img><ImageHere></Img> What?'], max_new_tokens=4)\n"
         f"print(len(answers), type(answers[0]).__name__)\n"
+        f"print(type(model.maybe_autocast()).__name__)\n"
         # Autocast must follow the device of the model, whatever it is: any accelerator but CUDA shows that.
+        f"model.llama_model.to(torch.bfloat16)\n"
         f"type(model).device = property(lambda self: torch.device('xpu'))\n"
-        f"print(model.maybe_autocast().device)"
+        f"print(model.maybe_autocast().device, model.maybe_autocast().fast_dtype)"
     )
-    assert out.splitlines()[-3:] == ["torch.float32", "1 str", "xpu"]
+    assert out.splitlines()[-4:] == ["torch.float32", "1 str", "nullcontext", "xpu torch.bfloat16"]
 
 
 def test_pictures_go_through_the_image_encoder(snippet, tiny):
@@ -97,6 +99,44 @@ def test_pictures_go_through_the_image_encoder(snippet, tiny):
         f"print([key for key in model.state_dict() if key.startswith(('visual_encoder', 'ln_vision'))])"
     )
     assert out.splitlines()[-2:] == ["[torch.Size([2, 3, 224, 224])] (2, 32) 64 1408", "[]"]
+
+
+def test_qformer_and_projection_run_in_the_language_models_dtype(snippet, tiny):
+    """The numbers of upstream's way, autocast over float32 matrices, without converting one at every call."""
+    out = snippet.check(
+        f"import build_model, torch\n"
+        f"from minigpt4.models.device import choose_dtype\n"
+        f"from torch.utils._python_dispatch import TorchDispatchMode\n"
+        f"choose_dtype(torch.device('cpu'), 'bfloat16')\n"
+        f"model = build_model.model({str(tiny)!r})\n"
+        f"parts = dict(Qformer=model.Qformer, proj=model.llama_proj)\n"
+        f"kinds = {{(type(layer).__name__, p.dtype) for part in parts.values() for layer in part.modules()\n"
+        f"         for p in layer.parameters(recurse=False)}}\n"
+        f"print(sorted(map(str, kinds)), model.query_tokens.dtype)\n"
+        f"weights = {{p.data_ptr() for part in parts.values() for p in part.parameters() if p.ndim == 2}}\n"
+        f"class Watch(TorchDispatchMode):\n"
+        f"    converted = 0\n"
+        f"    def __torch_dispatch__(self, function, types, args=(), kwargs=None):\n"
+        f"        if function is torch.ops.aten._to_copy.default:\n"
+        f"            self.converted += args[0].data_ptr() in weights\n"
+        f"        return function(*args, **(kwargs or {{}}))\n"
+        f"def encode():\n"
+        f"    with torch.no_grad(), Watch() as watch:\n"
+        f"        return model.encode_img(images)[0], watch.converted\n"
+        f"images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))\n"
+        f"ours, converted = encode()\n"
+        f"print(ours.dtype, converted)\n"
+        f"[part.float() for part in parts.values()]\n"
+        f"weights = {{p.data_ptr() for part in parts.values() for p in part.parameters() if p.ndim == 2}}\n"
+        f"upstreams, converted = encode()\n"
+        f"print(torch.equal(ours, upstreams), converted > 0)\n"
+        f"model.llama_model.float()\n"
+        f"exact, _ = encode()\n"
+        f"print(exact.dtype, bool((ours - exact).norm() < 2e-2 * exact.norm()))"
+    )
+    kinds, first, second, third = out.splitlines()[-4:]
+    assert kinds == ("[\"('LayerNorm', torch.float32)\", \"('Linear', torch.bfloat16)\"] torch.float32")
+    assert (first, second, third) == ("torch.bfloat16 0", "True True", "torch.float32 True")
 
 
 def test_yaml_names_the_qformer_and_bert_files(snippet, tiny):

@@ -66,8 +66,8 @@ def dropped_ln_vision(port: Any) -> None:
 
 def swapped_vit_qk(port: Any) -> None:
     attention = vit(port).blocks[1].attn
-    query, key, value = attention.qkv.weight.data.chunk(3)
-    attention.qkv.weight.data = torch.cat((key, query, value))
+    query, key, value = attention.qkv.state_dict()["weight"].chunk(3)
+    attention.qkv.load_state_dict({"weight": torch.cat((key, query, value))})
 
 
 def missing_q_bias(port: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,10 @@ def read_config(args: Any) -> Any:
     return config
 
 
-def check_weights(model: Any) -> None:
-    """All missing weight files in one message. `model`: the config's model section."""
-    keys = ["llama_model", "encoder", "ckpt"]
-    if model.get("has_qformer", True):
-        keys += ["q_former_model", "bert"]
+def check_weights(model: Any, keys: Sequence[str] = ("llama_model", "encoder", "ckpt"), q_former: bool = True) -> None:
+    """All missing weight files in one message. `model`: the config's model section; q_former: ask for its two too."""
+    if q_former and model.get("has_qformer", True):
+        keys = [*keys, "q_former_model", "bert"]
     given = {key: str(model.get(key) or "") for key in keys}
     missing = [f"  {key}: {path or '(empty)'}" for key, path in given.items() if not path or not Path(path).exists()]
     if missing:

@@ -41,10 +41,10 @@ class Sheet:
         if detail is not None:
             self.rows[-1]["token_seconds"] = list(detail.tokens)
         if self.json_path:
-            _write(Path(self.json_path), json.dumps(self.rows, indent=2, ensure_ascii=False) + "\n")
+            write_whole(Path(self.json_path), json.dumps(self.rows, indent=2, ensure_ascii=False) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """All of `text`, or what was there before; a device or a pipe stays one, and a link a link."""
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")

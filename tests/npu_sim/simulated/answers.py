@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parents[1]
+STAND_INS = HERE.parent / "port" / "stand_ins"
 ASK = [
     *("--cfg-path", "eval_configs/minigpt4_eval.yaml", "--image-path", "examples_v2/office.jpg"),
     *("--max-new-tokens", "24", "--dtype", "float16"),
@@ -28,10 +29,20 @@ def weights() -> Path:
 class Answer:
     """One run: exit code, token ids, what went to stderr, and how often each fused operation ran."""
 
-    def __init__(self, workspace: Path, weights: Path, folder: Path, on: str, *arguments: str, ops: str = "fused"):
+    def __init__(
+        self,
+        workspace: Path,
+        weights: Path,
+        folder: Path,
+        on: str,
+        *arguments: str,
+        ops: str = "fused",
+        encoder: str = "othfiles/eva_vit_g.pth",
+    ):
+        """encoder: relative to `weights`, or anywhere else; an .om runs on the stand-in for ais_bench."""
         paths = {
             "llama_model": "weights",
-            "encoder": "othfiles/eva_vit_g.pth",
+            "encoder": encoder,
             "q_former_model": "othfiles/blip2_pretrained_flant5xxl.pth",
             "bert": "othfiles/bert-base-uncased",
             "ckpt": "pretrain/prerained_minigpt4_7b.pth",
@@ -46,7 +57,7 @@ class Answer:
         script = [str(HERE / "answer_tokens.py"), str(workspace / "run_predict.py"), str(ids)]
         environment = {
             **os.environ,
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join((str(HERE), str(STAND_INS))),
             "MINIGPT4_NPU_OPS": ops,
             "NPU_SIM_REPORT": str(report),
             "XDG_CACHE_HOME": str(folder / "cache"),  # where the self-check keeps what it found
@@ -63,7 +74,7 @@ class Answer:
 @pytest.fixture(scope="session")
 def ask(workspace: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory):
     @functools.cache
-    def run(on: str, *arguments: str, ops: str = "fused", tree: Path = workspace) -> Answer:
-        return Answer(tree, weights, tmp_path_factory.mktemp("answer"), on, *arguments, ops=ops)
+    def run(on: str, *arguments: str, tree: Path = workspace, **options: str) -> Answer:
+        return Answer(tree, weights, tmp_path_factory.mktemp("answer"), on, *arguments, **options)
 
     return run

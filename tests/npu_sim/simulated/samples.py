@@ -32,6 +32,13 @@ def attention(tokens: int, **changes: Any) -> dict[str, Any]:
     return call | changes
 
 
+def encoder_attention() -> dict[str, Any]:
+    """As scaled_dot_product_attention calls it for ViT-g's heads: parts of one product, with its strides."""
+    query, key, value = drawn(BATCH, 5, 3, HEADS, 88).permute(2, 0, 3, 1, 4).unbind(0)
+    call = {"query": query, "key": key, "value": value, "head_num": HEADS, "input_layout": "BNSD"}
+    return {**call, "scale": 88**-0.5}
+
+
 def whole_mask(tokens: int, dtype: torch.dtype = torch.bool) -> Tensor:
     """(B, 1, tokens, SLOTS): the first key is hidden."""
     mask = torch.zeros(BATCH, 1, tokens, SLOTS, dtype=dtype)
@@ -59,6 +66,7 @@ def samples() -> dict[str, tuple[str, dict[str, Any]]]:
         "swiglu": ("npu_swiglu", {"input": drawn(2, 3, 32)}),
         "scatter_update": ("scatter_update_", {**scatter, "indices": torch.tensor([4]).to("npu:0")}),
         "int8": ("npu_weight_quant_batchmatmul", product),
+        "encoder": ("npu_fusion_attention_v3", encoder_attention()),
         "prefill": (fused, attention(5)),
         "prefill, whole mask": (fused, attention(5, sparse_mode=0, atten_mask=whole_mask(5))),
         "decode": (fused, attention(1)),

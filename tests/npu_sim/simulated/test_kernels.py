@@ -42,7 +42,7 @@ def test_the_ports_table_computes_what_plain_pytorch_computes() -> None:
     findings = check(llama_ops_npu.NPU, NPU, NPU_DTYPES)
     assert [finding for finding in findings if finding.outcome not in ("ok", "plain PyTorch")] == []
     ran = {name for name, count in CALLED.items() if count > before.get(name, 0)}
-    assert set(RULES) - {"npu_format_cast"} <= ran
+    assert set(RULES) - {"npu_format_cast", "npu_fusion_attention_v3"} <= ran  # the second is the image encoder's
 
 
 def test_the_decode_branch_reads_each_sequence_as_far_as_it_is_valid() -> None:
@@ -54,6 +54,16 @@ def test_the_decode_branch_reads_each_sequence_as_far_as_it_is_valid() -> None:
         torch.testing.assert_close(
             out[one].float(), llama_ops.REFERENCE.attention(q, k, v, length, None), atol=2e-3, rtol=2e-3
         )
+
+
+def test_the_image_encoders_attention_is_fused_and_computes_what_the_cpu_computes() -> None:
+    call, before = samples()["encoder"][1], CALLED.get("npu_fusion_attention_v3", 0)
+    q, k, v = (call[name] for name in ("query", "key", "value"))
+    with torch.no_grad():
+        found = torch.nn.functional.scaled_dot_product_attention(q, k, v).cpu()
+    assert CALLED["npu_fusion_attention_v3"] == before + 1
+    expected = torch.nn.functional.scaled_dot_product_attention(*(part.cpu().float() for part in (q, k, v)))
+    torch.testing.assert_close(found.float(), expected, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("layout", ["BSND", "BSH"])

@@ -149,6 +149,12 @@ WRONG: list[tuple[str, Change, str]] = [
     ("decode", given(atten_mask=CAUSAL, sparse_mode=3), "the whole key tensor wide"),
     ("decode, mask", cut("atten_mask", 3, 30), "the whole key tensor wide"),
     ("decode", given(atten_mask=torch.zeros(1, 1, 1, SLOTS, dtype=torch.bool)), "the whole key tensor wide"),
+    ("encoder", cast("query", F64), "query must be float16"),
+    ("encoder", cast("key", F32), "one dtype"),
+    ("encoder", cut("value", 2, 4), "must be BNSD"),
+    ("encoder", given(head_num=3), "head_num heads"),
+    ("encoder", cut("query", 1, 3), "head_num heads"),
+    ("encoder", lambda _: dict.fromkeys(("query", "key", "value"), torch.zeros(1, 4, 2, 520).to("npu:0")), "512"),
 ]
 UNSIMULATED: list[tuple[str, Change, str]] = [
     ("decode", given(input_layout="TND"), "input_layout TND"),
@@ -162,6 +168,9 @@ UNSIMULATED: list[tuple[str, Change, str]] = [
     ("rotary_mul", given(rotary_mode="interleave"), "rotary_mode"),
     ("scatter_update", given(axis=1), "axis"),
     ("int8", given(antiquant_group_size=32), "antiquant_group_size"),
+    ("encoder", given(atten_mask=CAUSAL[:5, :5]), "atten_mask"),
+    ("encoder", given(keep_prob=0.9), "dropout"),
+    ("encoder", given(input_layout="BSND"), "layout"),
 ]
 
 

@@ -101,6 +101,17 @@ def fused_infer_attention(call: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return _from_bnsd(out, call["input_layout"]), torch.empty(0)
 
 
+def fusion_attention(call: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Without a mask. Only the first result is one; the others are what training needs, and hold nothing here."""
+    query = call["query"]
+    repeats = query.shape[1] // call["key"].shape[1]
+    key, value = (call[name].float().repeat_interleave(repeats, dim=1) for name in ("key", "value"))
+    out = (query.float() @ key.transpose(-1, -2) * call["scale"]).softmax(dim=-1) @ value
+    most, total = (torch.full((*query.shape[:3], 8), float("nan")) for _ in range(2))
+    seed, offset = (torch.zeros(1, dtype=torch.int64) for _ in range(2))
+    return out.to(query.dtype), most, total, query.new_empty(0), seed, offset
+
+
 def _hidden(call: dict[str, Any], row: int, tokens: int, length: int) -> Tensor | None:
     """(tokens, length) or (1, tokens, length) bool, True where a query may not look."""
     mask, mode = call["atten_mask"], call["sparse_mode"]
@@ -137,6 +148,7 @@ KERNELS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "scatter_update_": scatter_update,
     "npu_weight_quant_batchmatmul": weight_quant_batchmatmul,
     "npu_fused_infer_attention_score": fused_infer_attention,
+    "npu_fusion_attention_v3": fusion_attention,
     "npu_format_cast": format_cast,
     "_npu_dtype_cast": dtype_cast,
 }

@@ -120,6 +120,23 @@ def weight_quant_batchmatmul(call: dict[str, Any], values: bool) -> None:
     only(call["inner_precise"] == 0, "inner_precise 1, which gives precision away for speed,")
 
 
+def fusion_attention(call: dict[str, Any], values: bool) -> None:
+    """What torch_npu makes of scaled_dot_product_attention. Source of the sizes: Huawei Cloud, ModelArts, the page
+    modelarts_llm_train_5901150 on the conditions of this operation; of the rest the page of npu_fusion_attention."""
+    query, key, value = call["query"], call["key"], call["value"]
+    for name in ("pse", "padding_mask", "atten_mask", "prefix", "actual_seq_qlen", "actual_seq_kvlen", "sink"):
+        only(call[name] is None, name)
+    only(call["input_layout"] == "BNSD", "a layout other than BNSD")
+    only(call["keep_prob"] == 1, "dropout")
+    only(call["sparse_mode"] == 0, "a sparse_mode other than 0")
+    need(query.dtype in (*HALVES, torch.float32), f"query must be float16, bfloat16 or float32, not {query.dtype}")
+    need(query.dtype == key.dtype == value.dtype, "query, key and value must have one dtype")
+    need(query.dim() == 4 and key.shape == value.shape, f"query, key and value must be BNSD: {_shape(query)}")
+    need(query.shape[1] == call["head_num"], f"query must have head_num heads: {_shape(query)}, {call['head_num']}")
+    need(query.shape[1] % key.shape[1] == 0, "the heads of query must be a multiple of those of key")
+    need(query.shape[1] <= 2048 and query.shape[3] <= 512, f"at most 2048 heads of 512 channels: {_shape(query)}")
+
+
 def _shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
@@ -132,6 +149,7 @@ RULES: dict[str, Callable[[dict[str, Any], bool], None]] = {
     "scatter_update_": scatter_update,
     "npu_weight_quant_batchmatmul": weight_quant_batchmatmul,
     "npu_fused_infer_attention_score": check_attention,
+    "npu_fusion_attention_v3": fusion_attention,
     "npu_format_cast": lambda call, values: only(call.get("customize_dtype") is None, "customize_dtype"),
 }
 

@@ -1,136 +1,123 @@
-"""`InferSession` with the behaviour seen in the real ais_bench 0.0.2, except that it never lets a mistake pass.
-
-Where the real one raises, this raises the same kind of error. Where the real one crashes the process or computes with
-wrong data without a word, this raises WouldCrash or WouldCorrupt. Both are BaseExceptions, so that no `except
-Exception` of the code under test hides them.
-"""
+"""`InferSession` of an older and of a newer release. See ais_bench/__init__.py: this is a stand-in."""
 
 from __future__ import annotations
 
-import enum
-import os
-import re
-from pathlib import Path
+import time
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
+import aclruntime
 import numpy as np
-import onnxruntime
+from aclruntime import RELEASE, WouldCorrupt, WouldCrash, say
 
-DEVICES = 8  # as on a machine with eight cards
+if RELEASE == "new":
+    from ais_bench.infer.interface_check import check_device_range_valid, check_model_path_legality
+
+__all__ = ["InferSession", "WouldCorrupt", "WouldCrash"]
+
 MODES = ("static", "dymbatch", "dymhw", "dymdims", "dymshape")
+_sessions: weakref.WeakSet[aclruntime.InferenceSession] = weakref.WeakSet()
 
 
-class WouldCrash(BaseException):
-    """The real ais_bench ends the process with a segmentation fault here."""
-
-
-class WouldCorrupt(BaseException):
-    """The real ais_bench goes on here with bits that mean something else."""
-
-
-class dtype(enum.Enum):
-    """aclruntime's data types; the values are ACL's codes."""
-
-    float32 = 0
-    float16 = 1
-    int32 = 3
-    int64 = 9
-    double = 11
-
-
-_DTYPES = {
-    "tensor(float)": dtype.float32,
-    "tensor(float16)": dtype.float16,
-    "tensor(int32)": dtype.int32,
-    "tensor(int64)": dtype.int64,
-    "tensor(double)": dtype.double,
-}
-
-
-class InferSession:
-    """One model on one device."""
+class _Session:
+    """What both releases have."""
 
     def __init__(
         self, device_id: int, model_path: str, acl_json_path: str | None = None, debug: bool = False, loop: int = 1
     ) -> None:
-        if type(device_id) is not int or not isinstance(model_path, str):
-            raise TypeError(_say(f"InferSession(int, str), got ({device_id!r}, {model_path!r})"))
-        if not 0 <= device_id < DEVICES:
-            raise RuntimeError(_say(f"[107001][Error code unknown] there is no device {device_id}"))
-        _check_path(model_path)
-        try:
-            self._session = onnxruntime.InferenceSession(model_path, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise RuntimeError(_say(f"[1][ACL: invalid parameter] {model_path} is no model: {error}")) from error
-        self.device_id = device_id
-        self._open = True
+        self.device_id, self.model_path = device_id, model_path
+        self.session = aclruntime.InferenceSession(model_path, device_id)
+        _sessions.add(self.session)
+        self._times: list[tuple[float, float]] = []
 
     def get_inputs(self) -> list[SimpleNamespace]:
-        return [_describe(node) for node in self._session.get_inputs()]
+        return self.session.get_inputs()
 
     def get_outputs(self) -> list[SimpleNamespace]:
-        return [_describe(node) for node in self._session.get_outputs()]
+        return self.session.get_outputs()
 
-    def infer(self, feeds: Any, mode: str = "static", custom_sizes: int = 100000) -> list[np.ndarray]:
-        if not self._open:
-            raise WouldCrash(_say("infer after finalize or free_resource is a segmentation fault"))
-        if mode not in MODES:
-            raise ValueError(_say(f"infer mode is illegal: {mode!r}"))
+    def _infer(self, feeds: Any, mode: str) -> list[np.ndarray]:
         if not isinstance(feeds, list):
-            raise WouldCorrupt(_say(f"infer iterates over axis 0 of a bare {type(feeds).__name__}; it takes a list"))
-        inputs = self.get_inputs()
-        if len(feeds) > len(inputs):
-            raise WouldCrash(_say(f"{len(feeds)} arrays for {len(inputs)} inputs are a segmentation fault"))
-        if len(feeds) < len(inputs):
-            raise RuntimeError(_say(f"[-1][ACL: general failure] {len(feeds)} arrays for {len(inputs)} inputs"))
-        for array, wanted in zip(feeds, inputs):
-            _check_array(array, wanted, mode)
-        outputs = self._session.run(None, {wanted.name: array for wanted, array in zip(inputs, feeds)})
-        return [np.ascontiguousarray(output) for output in outputs]
+            raise WouldCorrupt(say(f"infer iterates over axis 0 of a bare {type(feeds).__name__}; it takes a list"))
+        for feed in feeds:
+            if type(feed) is not np.ndarray:
+                raise RuntimeError(say(f"type:{type(feed)} invalid"))
+        if mode == "dymbatch":
+            self._set_batch(feeds)
+        elif mode == "static":
+            self.session.set_staticbatch()
+        else:
+            raise RuntimeError(say(f"this is no model for mode {mode}"))
+        started = time.perf_counter()
+        outputs = self.session.run(feeds)
+        self._times.append((started, time.perf_counter()))
+        return outputs
 
-    def free_resource(self) -> None:
-        self._open = False
+    def _set_batch(self, feeds: list[np.ndarray]) -> None:
+        inputs = self.get_inputs()
+        if len(feeds) != len(inputs):
+            raise RuntimeError(say("input datas and intensors nums not matched!"))
+        dynamic = [feed.shape[i] for feed, desc in zip(feeds, inputs) for i, n in enumerate(desc.shape) if n == -1]
+        if not dynamic:
+            raise RuntimeError(say("not a dymbatch model!"))
+        self.session.set_dynamic_batchsize(dynamic[0])
+
+
+class _OldSession(_Session):
+    def infer(self, feeds: Any, mode: str = "static", custom_sizes: int = 100000) -> list[np.ndarray]:
+        if mode not in MODES:
+            raise WouldCorrupt(say(f"mode {mode!r} is passed over, and the shape of the last call is taken"))
+        return self._infer(feeds, mode)
+
+    def sumary(self) -> SimpleNamespace:
+        return SimpleNamespace(exec_time_list=[1e3 * (end - start) for start, end in self._times])
+
+    def reset_sumaryinfo(self) -> None:
+        self._times.clear()
 
     def finalize(self) -> None:
-        self._open = False
+        _finalize()
 
 
-def _check_path(path: str) -> None:
-    if not os.path.isfile(path):
-        raise RuntimeError(_say(f"[1][ACL: invalid parameter] {path} does not exist"))
-    if not path.endswith(".om") or Path(path).is_symlink() or not re.fullmatch(r"[_A-Za-z0-9/.-]+", path):
-        raise ValueError(_say(f"{path} must end in .om, be no symbolic link and hold only [_A-Za-z0-9/.-]"))
+class _NewSession(_Session):
+    def __init__(
+        self, device_id: int, model_path: str, acl_json_path: str | None = None, debug: bool = False, loop: int = 1
+    ) -> None:
+        check_model_path_legality(model_path)
+        check_device_range_valid(device_id)
+        super().__init__(device_id, model_path, acl_json_path, debug, loop)
+
+    def infer(
+        self, feeds: Any, mode: str = "static", custom_sizes: int = 100000, out_array: bool = True
+    ) -> list[np.ndarray]:
+        if mode not in MODES:
+            raise ValueError(say(f"infer mode is illegal: {mode!r}"))
+        if isinstance(feeds, list):
+            feeds = [np.ascontiguousarray(feed) if type(feed) is np.ndarray else feed for feed in feeds]
+        return self._infer(feeds, mode)
+
+    def set_context(self) -> None:
+        self.session.set_context()
+
+    def free_resource(self) -> None:
+        self.session.free_resource()
+
+    def summary(self) -> SimpleNamespace:
+        return SimpleNamespace(exec_time_list=list(self._times))
+
+    def reset_summaryinfo(self) -> None:
+        self._times.clear()
+
+    @staticmethod
+    def finalize() -> None:
+        _finalize()
 
 
-def _check_array(array: Any, wanted: SimpleNamespace, mode: str) -> None:
-    if type(array) is not np.ndarray:
-        raise RuntimeError(_say(f"type:{type(array)} invalid"))
-    shape = list(wanted.shape)
-    if -1 in shape:
-        if mode == "static":
-            raise RuntimeError(_say(f"[-1][ACL: general failure] a dynamic input {shape} in mode static"))
-        shape = [given if n == -1 else n for n, given in zip(shape, array.shape)]
-    size = int(np.prod(shape)) * np.dtype(_numpy_name(wanted)).itemsize
-    if array.nbytes != size:
-        raise RuntimeError(_say(f"[-1][ACL: general failure] {array.nbytes} bytes for an input of {size}"))
-    if array.dtype != np.dtype(_numpy_name(wanted)):
-        raise WouldCorrupt(_say(f"the bits of {array.dtype} are read as {wanted.datatype.name}"))
-    if list(array.shape) != shape:
-        raise WouldCorrupt(_say(f"shape {array.shape} is read as {tuple(shape)}"))
-    if not array.flags["C_CONTIGUOUS"]:
-        raise WouldCorrupt(_say("a non-contiguous array is read in memory order"))
+def _finalize() -> None:
+    for session in list(_sessions):
+        session.lose()
+    aclruntime.finalize()
 
 
-def _describe(node: Any) -> SimpleNamespace:
-    """What aclruntime's tensor_desc shows; -1 for a dynamic size."""
-    shape = [n if isinstance(n, int) else -1 for n in node.shape]
-    return SimpleNamespace(name=node.name, datatype=_DTYPES[node.type], format=2, shape=shape)
-
-
-def _numpy_name(wanted: SimpleNamespace) -> str:
-    return "float64" if wanted.datatype is dtype.double else wanted.datatype.name
-
-
-def _say(message: str) -> str:
-    return f"ais_bench stand-in: {message}"
+InferSession = _NewSession if RELEASE == "new" else _OldSession

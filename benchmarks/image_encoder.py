@@ -1,0 +1,187 @@
+"""How fast the image encoder is beside upstream's own, and how long a picture takes to the first token; all in one run.
+
+    python benchmarks/image_encoder.py [--upstream URL_OR_FOLDER]     # this CPU: minutes on 2 quiet cores, about 15 GB
+    python benchmarks/image_encoder.py --device cuda:0
+
+ViT-g at its real size, one picture of 224 pixels, random weights that all sides share. In every round each side
+encodes once, a different one first. The device is waited for before every reading of the clock, and a side that beats
+the matmul peak of the same run ends the benchmark. Leave OMP_NUM_THREADS alone: onnxruntime does not look at it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "port")]
+
+import port_package  # noqa: E402, F401  the overlay's model files become `port.models`
+from port.models.device import resolve_device, select_device  # noqa: E402
+from port.perf.image import encoder_flop  # noqa: E402
+from port.perf.image_rows import PUBLISHED, SOURCE, ImageRow  # noqa: E402
+from port.perf.measure import matmul_peak  # noqa: E402
+
+from benchmarks import image_sides as sides  # noqa: E402
+from benchmarks.decode_stages import AT_LEAST, AT_MOST, Report  # noqa: E402
+from benchmarks.image_precision import noise, relative  # noqa: E402
+from benchmarks.image_weights import write_files  # noqa: E402
+from benchmarks.results import machine, write  # noqa: E402
+from benchmarks.upstream_source import Upstream, source_of  # noqa: E402
+from verification import oracle  # noqa: E402
+
+HOW = (
+    "Upstream's module runs as it is, without gradients, with the same weights and threads: in float32 on a CPU, on a "
+    "GPU as its encode_img does, float16 weights under autocast. Ours is called as MiniGPT-4 calls it, without the "
+    "memory of the last picture."
+)
+PROMPT = 96  # tokens, 32 of them the picture's: a first turn of MiniGPT-4
+GATE = {"bfloat16": 2e-2, "float16": 1e-2, "float32": 1e-5}  # relative error against upstream in float32
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    device = resolve_device(args.device)
+    select_device(device)
+    report = Report()
+    where = {**machine(), "torch": torch.__version__, "transformers": transformers.__version__}
+    where.update(threads=str(torch.get_num_threads()), blocks=str(args.depth), layers=str(layers_of(args, device)))
+    if device.type == "cuda":
+        where["device"] = torch.cuda.get_device_name(device)
+    print(where, flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        upstream = Upstream(folder, args.upstream)
+        print(f"beside ours: {source_of(upstream)}", flush=True)
+        files = write_files(folder, "random", hidden=args.hidden, depth=args.depth)
+        pictures = upstream.pictures() if upstream.repo else []
+        pixels = oracle.process(pictures[0])[None] if pictures else noise(1)
+        encoders(upstream, files, folder, pixels.to(device), args, report)
+        gc.collect()
+        first_token(upstream, files, pixels.to(device), args, report)
+        if pictures:
+            decoding(pictures, args.repeat, report)
+    if device.type == "cpu":
+        elsewhere(report)
+    for what, seconds in PUBLISHED:
+        row = {"what": f"{what}: published", "unit": "ms", "goal": "", "values": [1e3 * seconds]}
+        report.rows.append({**row, "source": SOURCE})
+    write(
+        f"image_encoder_{device.type}", report.rows, where, script="image_encoder", how=HOW, beside=source_of(upstream)
+    )
+
+
+def layers_of(args: argparse.Namespace, device: torch.device) -> int:
+    return args.layers or (4 if device.type == "cpu" else 32)
+
+
+def encoders(
+    upstream: Upstream, files: sides.Files, folder: Path, pixels: Tensor, args: argparse.Namespace, report: Report
+) -> None:
+    """Every side's time, share of the matmul peak and error, and upstream's time against it."""
+    device, cuda = pixels.device, pixels.device.type == "cuda"
+    found = sides.on_cuda(upstream, files, device) if cuda else sides.on_cpu(upstream, files, folder)
+    dtypes = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16") if cuda or name != "float16"}
+    taken, peaks = sides.interleave(
+        {name: partial(side, pixels) for name, side in found.items()},
+        device,
+        args.repeat,
+        20 if cuda else 1,
+        lambda: {name: matmul_peak(device, dtype) for name, dtype in dtypes.items()},
+    )
+    flop = encoder_flop(files[0], pixels.shape[-1])
+    for name, seconds in taken.items():
+        best = max(max(peak.values()) for peak in peaks)
+        if reason := ImageRow(name, 1, seconds, flop, best, {}).impossible():
+            raise SystemExit(f"impossible, so something here measures wrongly: {name}: {reason}")
+        goal = (AT_MOST, 1.5) if cuda and name == fastest(taken) else None
+        report.add(f"{name}: one picture", "ms", [1e3 * value for value in seconds], goal)
+        dtype = dtype_of(name)
+        share = [100 * flop / value / peak[dtype] for value, peak in zip(seconds, peaks)] if flop else []
+        report.add(f"{name}: share of the {dtype} matmul peak of the same run", "%", share)
+    against_upstream(taken, cuda, report)
+    exact = next(iter(found.values()))(pixels).cpu()
+    for name in list(found)[1:]:
+        limit = None if cuda else (AT_MOST, GATE[dtype_of(name)])  # on a GPU upstream's is float16 itself
+        report.add(f"{name}: relative error against upstream's", "", relative(found[name](pixels).cpu(), exact), limit)
+
+
+def dtype_of(name: str) -> str:
+    return next(dtype for dtype in GATE if dtype in name)
+
+
+def fastest(taken: dict[str, list[float]]) -> str:
+    """Of the sides that are ours."""
+    return min(list(taken)[1:], key=lambda name: statistics.median(taken[name]))
+
+
+def against_upstream(taken: dict[str, list[float]], cuda: bool, report: Report) -> None:
+    """Round by round. The goal is for the fastest: on a CPU bfloat16 or onnxruntime."""
+    upstreams, *others = taken
+    for name in others:
+        ratio = [theirs / mine for theirs, mine in zip(taken[upstreams], taken[name])]
+        goal = (AT_LEAST, 6 if cuda else 2.5) if name == fastest(taken) else None
+        report.add(f"{name}: against {upstreams}", "x", ratio, goal)
+
+
+def first_token(
+    upstream: Upstream, files: sides.Files, pixels: Tensor, args: argparse.Namespace, report: Report
+) -> None:
+    """From the picture's pixels to the first token, whole and in parts."""
+    device, cuda = pixels.device, pixels.device.type == "cuda"
+    dtype = "float16" if cuda else "bfloat16"
+    model = sides.FirstToken(files, upstream, device, dtype, layers_of(args, device))
+    features = model.encode(pixels)
+    embeddings = model.features_to_embeddings(pixels, features)
+    ids = model.ids(PROMPT - embeddings.shape[1]).to(device)
+    whole = f"pixels to the first token, {dtype}"
+    parts: dict[str, Any] = {
+        whole: partial(model.whole, pixels, ids),
+        "of it the encoder": partial(model.encode, pixels),
+        "of it Q-Former and projection": partial(model.features_to_embeddings, pixels, features),
+        f"of it the prompt of {PROMPT} tokens": partial(model.prefill, ids, embeddings),
+    }
+    taken, _ = sides.interleave(parts, device, args.repeat, 20 if cuda else 1, lambda: None)
+    for name, seconds in taken.items():
+        goal = (AT_MOST, 10) if cuda and name == whole else None
+        report.add(name, "ms", [1e3 * value for value in seconds], goal)
+
+
+def decoding(pictures: list[Path], repeat: int, report: Report) -> None:
+    """The part before: outside the goals, since it is the same for all."""
+    device = torch.device("cpu")
+    reads: dict[str, Any] = {path.name: partial(oracle.process, path) for path in pictures}
+    taken, _ = sides.interleave(reads, device, repeat, 1, lambda: None)
+    medians = [1e3 * statistics.median(seconds) for seconds in taken.values()]
+    report.add(f"decoding and resizing, each of {len(pictures)} pictures", "ms", medians)
+
+
+def elsewhere(report: Report) -> None:
+    report.elsewhere("H100, bf16: one picture", "<= 1.5 ms")
+    report.elsewhere("H100: upstream's eager float16 against ours", ">= 6 x")
+    report.elsewhere("H100, 7B: pixels to the first token", "<= 10 ms")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda:N")
+    parser.add_argument("--upstream", help="where to clone from (default: MINIGPT4_UPSTREAM, or the public address)")
+    parser.add_argument("--depth", type=int, default=39, help="blocks of the encoder (%(default)s)")
+    parser.add_argument("--hidden", type=int, default=6144, help="channels inside a block (%(default)s)")
+    parser.add_argument("--layers", type=int, help="of the 7B language model (4 on the CPU, else 32)")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds (%(default)s)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

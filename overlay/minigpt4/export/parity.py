@@ -1,0 +1,117 @@
+"""How far onnxruntime on the exported file is from PyTorch in float32, in little more memory than the file has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from ..models.eva_vit_model import EvaViT
+from ..models.eva_vit_weights import StateDict
+from ..processors.pil_transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
+from .vit_graph import INPUT, OUTPUT
+
+# Worst token's relative error. fp32: far above rounding (1e-6 at full size), far below any fault. mixed: the gate that
+# the port uses everywhere for half precision.
+BOUNDS = {"fp32": 1e-4, "mixed": 1e-2}
+# CLIP's statistics, blip_processors.py:21-24.
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from the expected one, both (1, tokens, width)."""
+
+    max_abs: float
+    rel_l2: float
+    worst_token: float  # |a - b| / |b| of the token where it is largest: one wrong token cannot hide among 257
+    cosine: float
+
+    def asdict(self) -> dict[str, float]:
+        return {key: float(f"{value:.6g}") for key, value in asdict(self).items()}
+
+
+def load_image(path: Path, size: int) -> torch.Tensor:
+    """A picture file -> (1, 3, size, size), normalised as upstream's evaluation processor does.
+
+    Raises ValueError where Pillow cannot read it.
+    """
+    from PIL import Image
+
+    try:
+        picture = Image.open(path).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
+        raise ValueError(f"{path} cannot be read as a picture ({error}).") from error
+    resize = Resize((size, size), interpolation=InterpolationMode.BICUBIC)
+    return Compose([resize, ToTensor(), Normalize(MEAN, STD)])(picture)[None]
+
+
+def random_images(size: int, count: int = 2) -> dict[str, torch.Tensor]:
+    """Pictures of noise, normalised: what no photograph shows, all channels and edges at once."""
+    generator = torch.Generator().manual_seed(0)
+    return {f"random {i}": torch.randn(1, 3, size, size, generator=generator) for i in range(count)}
+
+
+@torch.no_grad()
+def reference(model: EvaViT, state: StateDict, images: torch.Tensor) -> torch.Tensor:
+    """EvaViT in float32, computed block by block: only one block's weights exist in float32 at a time.
+
+    model: eva_vit_model.empty_eva_vit's. images: (B, 3, S, S) -> (B, tokens, width). It is the model's own code that
+    runs; before each block's turn a hook fills the buffers that all blocks share.
+    """
+    parts = {"patch_embed": model.patch_embed, "ln_vision": model.ln_vision}
+    parts.update({f"blocks.{i}": block for i, block in enumerate(model.blocks)})
+    buffers: dict[tuple[str, torch.Size], torch.Tensor] = {}
+
+    def fill(prefix: str, module: nn.Module) -> None:
+        for name, parameter in list(module.named_parameters()):
+            buffer = buffers.setdefault((name, parameter.shape), torch.empty(parameter.shape))
+            owner, _, leaf = name.rpartition(".")
+            kept = nn.Parameter(buffer.copy_(state[f"{prefix}.{name}"]), requires_grad=False)
+            setattr(module.get_submodule(owner), leaf, kept)
+
+    for name in ("cls_token", "pos_embed"):
+        setattr(model, name, nn.Parameter(state[name].float(), requires_grad=False))
+    hooks = [
+        module.register_forward_pre_hook(lambda it, _, prefix=prefix: fill(prefix, it))
+        for prefix, module in parts.items()
+    ]
+    try:
+        return model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def run_onnx(path: Path, images: Iterable[torch.Tensor]) -> list[np.ndarray]:
+    """The outputs for pictures (1, 3, S, S), in batches of the file's size; all at once where it is open.
+
+    The weights stay on the disk, mapped, until they are used. Prepacking and constant folding would hold a second copy;
+    where a CPU has no float16, onnxruntime turns each matrix into float32 first, in its default order all before any is
+    used.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    stacked = torch.cat(tuple(images))
+    size = session.get_inputs()[0].shape[0]
+    count = size if isinstance(size, int) else len(stacked)
+    filled = torch.cat((stacked, stacked[:1].expand(-len(stacked) % count, -1, -1, -1)))
+    features = [session.run([OUTPUT], {INPUT: chunk.numpy()})[0] for chunk in filled.split(count)]
+    return np.split(np.concatenate(features)[: len(stacked)], len(stacked))
+
+
+def compare(actual: np.ndarray, expected: np.ndarray) -> Difference:
+    """Both (1, tokens, width). Computed in float64."""
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    relative = np.linalg.norm(a - b, axis=-1) / np.linalg.norm(b, axis=-1)
+    cosine = (a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b))
+    rel_l2 = np.linalg.norm(a - b) / np.linalg.norm(b)
+    return Difference(float(np.abs(a - b).max()), float(rel_l2), float(relative.max()), float(cosine))

@@ -1,0 +1,101 @@
+"""run_performance.py --image-encoder in a workspace: patched upstream, synthetic weights, no language model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from om_files import save
+from PIL import Image
+from port.export import onnx_file
+from port.models.eva_vit_weights import read_weights
+from port.perf import image
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+PROJECT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.upstream
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """Synthetic weights in the seed's folders, a picture, and the encoder as an .om of the stand-in."""
+    sys.path.insert(0, str(PROJECT))
+    from verification.synthetic import write_tiny
+
+    folder = write_tiny(tmp_path_factory.mktemp("weights") / "tiny", seed=0)
+    Image.new("RGB", (40, 30), "red").save(folder / "picture.png")
+    others = folder / "othfiles"
+    geometry, state = read_weights(others / "eva_vit_g.pth", others / "blip2_pretrained_flant5xxl.pth")
+    options = onnx_file.Options(13, "fp32", (1,), 224, "blip2")
+    path = onnx_file.write(folder, "eva_vit_g", geometry, state, options, lambda count: None)
+    save(onnx.load(str(path)), folder / "eva_vit_g.om")
+    return folder
+
+
+@pytest.fixture
+def run(workspace, tiny, tmp_path):
+    """run(encoder, *arguments) -> the finished process and the rows it wrote."""
+
+    def call(encoder: str, *arguments: str, weights: bool = True):
+        options = ["model.llama_model=/nowhere"]
+        if weights:
+            others = tiny / "othfiles"
+            options += [
+                f"model.ckpt={tiny}/pretrain/prerained_minigpt4_7b.pth",
+                f"model.bert={others}/bert-base-uncased",
+            ]
+            options += [f"model.q_former_model={others}/blip2_pretrained_flant5xxl.pth"]
+        command = [sys.executable, str(workspace / "run_performance.py"), "--image-encoder", str(tiny / encoder)]
+        command += ["--device", "cpu", "--json", str(tmp_path / "rows.json"), "--options", *options, *arguments]
+        if "--image-path" not in arguments:
+            command += ["--image-path", str(tiny / "picture.png")]
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(STAND_INS)}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+        rows = json.loads((tmp_path / "rows.json").read_text()) if (tmp_path / "rows.json").exists() else []
+        return done, rows
+
+    return call
+
+
+@pytest.mark.parametrize("encoder", ["othfiles/eva_vit_g.pth", "eva_vit_g.onnx", "eva_vit_g.om"])
+def test_any_encoder_on_the_yamls_files_without_a_language_model(run, encoder):
+    done, rows = run(encoder, "--dtype", "float32")
+    assert done.returncode == 0, done.stderr
+    assert [row["what"] for row in rows[:3]] == [image.DECODING, image.ENCODER, image.EMBEDDINGS]
+    assert [row.get("batch_size") for row in rows] == [1, 1, 1, None, None]
+    assert all(row["min(ms)"] <= row["median(ms)"] <= row["max(ms)"] for row in rows[:-2])
+    assert {row["encoder"] for row in rows[:-2]} == {Path(encoder).name}
+    assert {row["weights_behind_the_encoder"] for row in rows[:-2]} == {"from files"}
+    known = not encoder.endswith(".om")
+    assert all((row["% of matmul"] is not None) == known for row in rows[1:3])
+    assert len(done.stdout.splitlines()) == 4
+    assert "18 ms" in done.stdout.splitlines()[-1]
+    assert "Loading Q-Former" in done.stderr
+
+
+def test_random_weights_have_the_real_shape(run):
+    done, rows = run("othfiles/eva_vit_g.pth", "--random-weights", "--dtype", "float32", weights=False)
+    assert done.returncode == 0, done.stderr
+    behind = rows[2]["GFLOP"] - rows[1]["GFLOP"]
+    assert behind == pytest.approx(12.7 + 0.2, abs=0.1)
+    assert rows[2]["weights_behind_the_encoder"] == "random"
+
+
+def test_missing_weights_and_a_broken_picture(run, tmp_path):
+    done, rows = run("othfiles/eva_vit_g.pth", weights=False)
+    assert done.returncode == 5
+    assert "these weights are not there" in done.stderr
+    assert "llama_model" not in done.stderr.split("Set the paths")[0]
+    (tmp_path / "x.png").write_text("no picture")
+    done, rows = run("othfiles/eva_vit_g.pth", "--image-path", str(tmp_path / "x.png"))
+    assert done.returncode == 2
+    assert "cannot be read as a picture" in done.stderr
+    done, rows = run("nowhere.onnx", "--random-weights")
+    assert done.returncode == 5
+    assert "encoder: " in done.stderr
+    assert rows == []

@@ -1,0 +1,157 @@
+"""Sums cost next to nothing: the disk or the network is what takes the time. And what a user sees meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from verification.download.fetch import Wanted, fetch
+from verification.download.progress import Bar, Lines, Quiet, shower
+from verification.download.sums import PIECE, Sum, sha256_of
+
+SIZE = 2_000_000_000
+
+
+def test_pieces_in_order_and_again_after_the_sum() -> None:
+    with Sum() as total:
+        assert total.finish() == hashlib.sha256().hexdigest()
+        for number in range(100):
+            total.add(bytes([number]) * number)
+        first = total.finish()
+        total.add(b"more")
+        second = total.finish()
+    content = b"".join(bytes([number]) * number for number in range(100))
+    assert first == hashlib.sha256(content).hexdigest()
+    assert second == hashlib.sha256(content + b"more").hexdigest()
+
+
+def test_lines_for_a_log() -> None:
+    now, stream = [0.0], io.StringIO()
+    lines = Lines(stream, lambda: now[0])
+    lines.start("small.json", 500, 0)
+    lines.start("eva.pth", 2_000_000_000, 500_000_000)
+    for _ in range(100):
+        now[0] += 1
+        lines.advance(10_000_000)
+    lines.start("unknown", None, 0)
+    now[0] += 60
+    lines.advance(1_000_000)
+    assert stream.getvalue().splitlines() == [
+        "verify: eva.pth: 500 of 2,000 MB (25%)",
+        "verify: eva.pth: 800 of 2,000 MB (40%)",
+        "verify: eva.pth: 1,100 of 2,000 MB (55%)",
+        "verify: eva.pth: 1,400 of 2,000 MB (70%)",
+        "verify: unknown: 1 MB",
+    ]
+
+
+def test_a_bar_for_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    bar = shower(stream)
+    assert isinstance(bar, Bar)
+    bar.start("eva.pth", 1000, 250)
+    bar.advance(750)
+    bar.say("a mirror is of no use")
+    bar.stop()
+    bar.advance(1)  # nothing is shown any more
+    assert "100%" in stream.getvalue()
+    assert "verify: a mirror is of no use" in stream.getvalue()
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert isinstance(shower(stream), Lines)
+    assert isinstance(shower(io.StringIO()), Lines)
+
+
+def seconds(what: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    what()
+    return time.perf_counter() - began
+
+
+def cold(path: Path) -> None:
+    """Out of the page cache, so that it is the disk that is read."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.mark.slow
+def test_a_sum_is_as_fast_as_the_disk(tmp_path: Path) -> None:
+    """The best of three each, one after the other."""
+    path, block = tmp_path / "large", os.urandom(PIECE)
+    with path.open("wb") as file:
+        for _ in range(SIZE // PIECE):
+            file.write(block)
+
+    def read() -> None:
+        with path.open("rb", buffering=0) as file:
+            while file.read(PIECE):
+                pass
+
+    reading, summing = [], []
+    for _ in range(3):
+        cold(path)
+        reading.append(seconds(read))
+        cold(path)
+        summing.append(seconds(lambda: sha256_of(path)))
+    speeds = [path.stat().st_size / min(times) / 1e6 for times in (reading, summing)]
+    print(f"read {speeds[0]:,.0f} MB/s, read and summed {speeds[1]:,.0f} MB/s: {speeds[1] / speeds[0]:.0%}")
+    assert speeds[1] >= 0.7 * speeds[0]
+
+
+class Large(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(SIZE // PIECE * PIECE))
+        self.end_headers()
+        for _ in range(SIZE // PIECE):
+            self.wfile.write(self.server.block)  # type: ignore[attr-defined]
+
+    def log_message(self, format: str, *values: object) -> None:
+        """Silence."""
+
+
+@pytest.mark.slow
+def test_a_download_is_as_fast_with_its_sum(tmp_path: Path) -> None:
+    """Against the same bytes read and written by the standard library alone."""
+    server = HTTPServer(("127.0.0.1", 0), Large)
+    server.block = os.urandom(PIECE)  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url, digest = f"http://127.0.0.1:{server.server_address[1]}/", hashlib.sha256()
+    for _ in range(SIZE // PIECE):
+        digest.update(server.block)  # type: ignore[attr-defined]
+
+    def plain() -> None:
+        with urllib.request.urlopen(url) as answer, (tmp_path / "plain").open("wb", buffering=0) as file:
+            while piece := answer.read1(PIECE):
+                file.write(piece)
+            os.fsync(file.fileno())
+
+    def summed() -> None:
+        wanted = Wanted(tmp_path / "summed", (url,), SIZE // PIECE * PIECE, digest.hexdigest())
+        fetch(wanted, Quiet())
+
+    try:
+        times = []
+        for _ in range(3):
+            times.append((seconds(plain), seconds(summed)))
+            (tmp_path / "summed").unlink()
+    finally:
+        server.shutdown()
+        server.server_close()
+    alone, both = (min(column) for column in zip(*times))
+    print(f"without a sum {SIZE / alone / 1e6:,.0f} MB/s, with it {SIZE / both / 1e6:,.0f} MB/s: {alone / both:.0%}")
+    assert alone >= 0.7 * both

@@ -1,0 +1,54 @@
+"""One thing that the environment doctor found, and the facts that the checks share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from verification.env_machine import Machine
+from verification.env_python import Python
+from verification.env_source import Source
+from verification.env_stack import Release, Stack
+from verification.report import Outcome
+
+DOCKER = (
+    "docker run --device /dev/davinci0 --device /dev/davinci_manager --device /dev/devmm_svm --device /dev/hisi_hdc "
+    "-v /usr/local/Ascend/driver:/usr/local/Ascend/driver:ro -v /usr/local/dcmi:/usr/local/dcmi:ro "
+    "-v /usr/local/bin/npu-smi:/usr/local/bin/npu-smi:ro …"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    part: str  # "NPU", "CANN", "Python", "shell" or "room"
+    name: str
+    outcome: Outcome  # PASSED, NOTE or FAILED
+    found: str
+    why: str = ""
+    remedy: str = ""  # a command, or what to do by hand
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that was read. socs: the processors that this port knows, as "Ascend910B3"."""
+
+    source: Source
+    machine: Machine
+    python: Python
+    stack: Stack
+    socs: tuple[str, ...]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether this machine is meant to run on an NPU: there is one, or what only an NPU needs is installed."""
+        here = self.machine
+        signs = (here.npus, here.trouble, here.pci, here.driver_folder, any("davinci" in node for node in here.nodes))
+        return any(map(bool, signs)) or bool(here.cann and "torch-npu" in self.python.packages)
+
+    @property
+    def bad(self) -> Outcome:
+        """What is missing for an NPU is wrong where one is wanted, and worth knowing elsewhere."""
+        return Outcome.FAILED if self.wanted else Outcome.NOTE
+
+    @property
+    def row(self) -> Release | None:
+        return self.stack.of_cann(self.machine.cann.version) if self.machine.cann else None
