@@ -12,7 +12,8 @@ its driver, CANN, packages or variables (verify.py env --help); the fourth tells
 the right ones, and fetches them (verify.py weights --help).
 
 Exit codes: 0 verified; 1 a check failed; 2 usage; 4 the tree is not the one of the lock; 5 weights or device are
-missing, so not everything ran; 70 unexpected, with a traceback; 130 interrupted.
+missing, so not everything ran; 70 unexpected, with a traceback; 130 interrupted; 141 nobody reads the
+output (| head).
 """
 
 from __future__ import annotations
@@ -52,7 +53,12 @@ def main(argv: list[str] | None = None) -> int:
 def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run it; what it raises becomes an exit code."""
     try:
-        return command(argv)
+        code = command(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head`; what is still buffered would fail once more at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OverlayError as error:
         print(f"verify: {error}", file=sys.stderr)
         return error.code

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 from torch import Tensor
 
@@ -29,18 +30,15 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "port")]
 
 import port_package  # noqa: E402, F401  the overlay's model files become `port.models`
-from port.export import onnx_file  # noqa: E402
-from port.models.device import choose_dtype, compute_dtype, resolve_device, select_device  # noqa: E402
-from port.models.eva_vit_weights import read_weights  # noqa: E402
-from port.models.image_encoder import IMAGE_ENCODER_OM  # noqa: E402
+from port.models.device import resolve_device, select_device  # noqa: E402
 
+from benchmarks import image_sides  # noqa: E402
 from benchmarks.image_weights import KINDS, write_files  # noqa: E402
 from benchmarks.results import machine, write  # noqa: E402
 from benchmarks.upstream_source import HalfProducts, TheirEncoder, Upstream, source_of  # noqa: E402
 from verification import oracle  # noqa: E402
 
 MAX_ABS, FLOAT16, BFLOAT16, RATIO = 2e-5, 1e-2, 2e-2, 1.5
-OPSET = 13
 Encode = Callable[[Tensor], Tensor]
 
 
@@ -78,9 +76,8 @@ def main(argv: list[str] | None = None) -> int:
             measure(kind, files, upstream, images, device, gate)
             for file in files:
                 file.unlink()
-    where = {**machine(), "torch": torch.__version__, "blocks": str(args.depth), "pictures": describe(pictures, images)}
-    if device.type == "cuda":
-        where["device"] = torch.cuda.get_device_name(device)
+    where = {**place(device), "blocks": str(args.depth), "width": str(args.width), "hidden": str(args.hidden)}
+    where["pictures"] = describe(pictures, images)
     write(f"image_precision_{device.type}", gate.rows, where, script="image_precision", beside=source_of(upstream))
     for what in gate.missed:
         print(f"NOT MET: {what}")
@@ -111,7 +108,7 @@ def measure(
         gc.collect()
     for precision in ("fp32", "mixed"):
         with tempfile.TemporaryDirectory(dir=files[0].parent) as folder:
-            features = exported(Path(folder), files, precision)(images).cpu()
+            features = image_sides.exported(Path(folder), files, precision)(images).cpu()
         gc.collect()
         if precision == "fp32":
             gate.add(f"{kind}: onnxruntime fp32, max abs error", "", largest(features, exact), MAX_ABS)
@@ -121,30 +118,15 @@ def measure(
 
 def ours(files: tuple[Path, Path], dtype: torch.dtype, device: torch.device) -> Encode:
     """The port's encoder on eva_vit_g.pth."""
-    before = compute_dtype(device)
-    choose_dtype(device, _short(dtype))
-    try:
-        encoder = IMAGE_ENCODER_OM(files[0], device, ln_vision=files[1])
-    finally:
-        choose_dtype(device, _short(before))
+    encode = image_sides.ours(files, device, _short(dtype))
     if dtype != torch.float16 or device.type != "cpu":
-        return encoder.encode
+        return encode
 
-    def encode(images: Tensor) -> Tensor:
+    def with_half_products(images: Tensor) -> Tensor:
         with HalfProducts():
-            return encoder.encode(images)
+            return encode(images)
 
-    return encode
-
-
-def exported(folder: Path, files: tuple[Path, Path], precision: str) -> Encode:
-    """What onnx_model_export.py writes, in onnxruntime on the CPU."""
-    geometry, state = read_weights(*files)
-    options = onnx_file.Options(OPSET, precision, (1,), geometry.image_size, "blip2")
-    path = onnx_file.write(folder, "eva_vit_g", geometry, state, options, lambda count: None)
-    del state
-    gc.collect()
-    return IMAGE_ENCODER_OM(path, "cpu", ln_vision=files[1]).encode
+    return with_half_products
 
 
 def relative(found: Tensor, exact: Tensor) -> list[float]:
@@ -163,6 +145,15 @@ def noise(count: int) -> Tensor:
 
 def describe(pictures: list[Path], images: Tensor) -> str:
     return f"{len(pictures)} of upstream's examples_v2" if pictures else f"{len(images)} of noise, upstream not reached"
+
+
+def place(device: torch.device) -> dict[str, str]:
+    """What was measured on, and with which versions."""
+    where = {**machine(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    where["threads"] = str(torch.get_num_threads())
+    if device.type == "cuda":
+        where.update(device=torch.cuda.get_device_name(device), cuda=str(torch.version.cuda))
+    return where
 
 
 def _short(dtype: torch.dtype) -> str:

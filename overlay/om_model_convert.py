@@ -8,9 +8,12 @@ runs the OM on the NPU beside the ONNX model in onnxruntime. Only then the OM ap
 beside it; NAME.om.log has ATC's output. One that computes something else is kept as NAME.failed.om, and an earlier
 NAME.om stays. An OM that was made where there is no NPU takes its name unchecked, and the record says so: --check it.
 
---precision-mode is ATC's --precision_mode_v2. origin keeps the model's own types: the right one for a mixed export, and
-slow for an fp32 one, for which mixed_float16 and mixed_bfloat16 leave to ATC what to compute in 16 bits. fp16 forces
-layer norms and softmax there too: it is ATC's default, and loses precision; the comparison shows how much.
+--precision-mode is ATC's --precision_mode_v2. A mixed export gets origin, which keeps the model's own types. An fp32
+export gets mixed_float16, where ATC picks what to compute in 16 bits, as with mixed_bfloat16: with origin it would keep
+a float32 Conv, which CANN's documentation calls not supported. fp16 is ATC's own default: it forces layer norms and
+softmax to float16 too, and loses precision; the comparison shows how much.
+
+Where no NPU is found, ATC gets the toolkit's devlib folder on LD_LIBRARY_PATH instead of a driver's libraries.
 
 Exit codes: 0 converted and proven; 1 ATC failed, would not take the model, or the OM computes something else; 2 the
 command line asks for what cannot be done; 5 CANN, an NPU, software or space is missing: what was not done is said; 70
@@ -48,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 def _command(args: argparse.Namespace) -> int:
     image = find_picture(args.image_path) if args.image_path else None
     model = Path(args.onnx_model).expanduser() if args.onnx_model else None
+    if args.device < 0:
+        raise Refused(f"--device {args.device} is not the number of an NPU.", 2)
     if args.check:
         return check(Path(args.check).expanduser(), model, args.device, image, args.batch_sizes)
     if not model or not args.om_dir:
@@ -63,7 +68,7 @@ def convert(
     image_path: Path | None = None, batch_sizes: tuple[int, ...] = (), log: str = "error", print_only: bool = False,
 ) -> int:  # fmt: skip
     """`onnx_model` -> om_dir/NAME.om, as the command does. soc_version None: npu-smi is asked. precision_mode None:
-    origin. batch_sizes: for an open batch, instead of the record's. Returns 0; raises Refused for everything else.
+    see atc.default_mode. batch_sizes: for an open batch, instead of the record's. Returns 0; raises Refused else.
     """
     with load_errors():
         from minigpt4.export import atc, atc_machine, atc_staging, om_file
@@ -74,7 +79,8 @@ def convert(
         if made.get("sha256") not in (None, om_file.sha256(onnx_model)):
             raise Refused(f"{onnx_model} is not the file that {onnx_model.name}.json describes: export it again.", 2)
         batches = atc.check_batches(model, batch_sizes or (() if model.shape[0] else made.get("batches", ())))
-        mode = precision_mode or "origin"
+        precision = made.get("precision") or model.precision
+        mode = precision_mode or atc.default_mode(precision)
         om = om_file.check_place(om_dir, onnx_model.stem)
         lint(onnx_model)
         machine = atc_machine.Machine.find(soc_version)
@@ -83,13 +89,13 @@ def convert(
         if print_only or not machine.atc:
             return print_command(atc.plan(model, om, soc, mode, batches, log=log), machine, onnx_model, om, print_only)
         env = machine.environment()
-        v2 = atc.knows(machine.atc, "precision_mode_v2", env)
+        options = atc.ask_options(machine.atc, env)
+        machine.check_starts(options)
+        v2 = "precision_mode_v2" in options if options else True  # where ATC cannot be asked, its run will say
         plan = atc.plan(model, om, soc, mode, batches, atc=machine.atc, v2=v2, log=log)
-        if mode == "origin" and made.get("precision") == "fp32":
-            print("note: an fp32 model with --precision-mode origin stays float32: exact, and the slowest choice.")
-        for remark in machine.remarks():
+        for remark in [*atc.remarks(mode, precision), *machine.remarks()]:
             print(f"note: {remark}.")
-        with om_file.converting(om) as folder:
+        with atc.signals_raised(), om_file.converting(om) as folder:
             built = run_atc(model, plan, folder, om, env)
             record = om_file.describe(built, model, made, batches, mode)
             record.update(soc_version=soc, cann=machine.cann.version)
@@ -145,7 +151,7 @@ def judge(
     if reason:
         raise Refused(
             f"the OM was not compared with the ONNX model: {reason}\n  Before it is used, on the machine with the NPU: "
-            f"python om_model_convert.py --check {om} --onnx-model {onnx_model}", 5
+            f"python om_model_convert.py --check {om} --onnx-model {shlex.quote(str(onnx_model))}", 5
         )  # fmt: skip
     print(f"next: set `encoder` to {om}, with apply.py --set or in the model's YAML")
     return 0
@@ -166,9 +172,11 @@ def check(om: Path, onnx_model: Path | None, device: int, image: Path | None, ba
 def print_command(plan: Any, machine: Machine, onnx_model: Path, om: Path, asked: bool) -> int:
     """What to run, where nothing is run: with --print-only (0), and without CANN (Refused)."""
     soc, quoted = plan.soc_version, shlex.quote(str(onnx_model))
+    sizes = ",".join(map(str, plan.batches))
     print(
         f"python om_model_convert.py --onnx-model {quoted} --om-dir {om.parent} --soc-version {soc} "
-        f"--precision-mode {plan.precision_mode}\n\nruns, in a folder in which every tensor has a file of its own,\n\n"
+        f"--precision-mode {plan.precision_mode} --batch-sizes {sizes}\n\n"
+        "runs, in a folder in which every tensor has a file of its own,\n\n"
         f"{plan.shell}\n\nBy hand, that reads a model with one shared weight file wrong where CANN's parser counts "
         "offsets in pages (releases up to 2024), and may not find it at all from another folder."
     )
@@ -209,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--onnx-model", metavar="FILE", help="NAME.onnx, from onnx_model_export.py")
     add("--om-dir", metavar="DIR", help="folder for NAME.om; made when missing")
     add("--soc-version", metavar="NAME", help="the processor, as Ascend910B3; else npu-smi is asked")
-    add("--precision-mode", choices=MODES, help="(default: origin)")
+    add("--precision-mode", choices=MODES, help="(default: origin for a mixed model, mixed_float16 for an fp32 one)")
     add("--batch-sizes", type=_batches, default=(), metavar="N,N...", help="for a model with an open batch, instead of "
         "those in its record")  # fmt: skip
     add("--device", type=int, default=0, metavar="N", help="NPU on which the OM is compared (default: 0)")

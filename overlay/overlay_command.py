@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,19 @@ def read_model_config(cfg_path: Path) -> dict:
         return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(base).model, evaluation), resolve=True)
     except (YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError) as error:
         raise Refused(f"the configuration {found} cannot be read: {error}", 2) from error
+
+
+@contextlib.contextmanager
+def step(number: str, text: str) -> Iterator[None]:
+    """Say what is done now, and in the end how long it took. number: "2/5"."""
+    print(f"[{number}] {text} ...", end="", flush=True)
+    start = time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        print(flush=True)
+        raise
+    print(f" {time.perf_counter() - start:.1f} s", flush=True)
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ class EnvReport:
             )
         if self.npu:
             return "All good for the NPU. Next: python verify.py ops --device npu:0"
-        return "Nothing is wrong, and there is no NPU to run on; the port runs here on what is named above."
+        return "Nothing is wrong, and no NPU can be seen; the port runs here on what is named above."
 
 
 def main(argv: list[str], environ: Mapping[str, str] | None = None) -> int:
@@ -70,7 +70,7 @@ def main(argv: list[str], environ: Mapping[str, str] | None = None) -> int:
     root = Path(options.root).resolve()
     if not root.is_dir():
         raise FixTheCommand(f"--root {options.root} is not a folder.", "It stands for / of the machine to look at.")
-    report = examine(Path(options.project), Source(root, os.environ if environ is None else environ))
+    report = examine(Path(options.project), Source(root, _shell_of(root, os.environ if environ is None else environ)))
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal without UTF-8
     print(to_json(report) if options.json else to_table(report))
     return report.exit_code
@@ -88,10 +88,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--root",
         metavar="DIR",
         default="/",
-        help="look at the machine whose files lie below DIR: its npu-smi is run, no package of it is imported",
+        help="look at the machine whose files lie below DIR: its npu-smi and nvidia-smi are run, no package of it is "
+        "imported, and this shell's variables count only where they name a folder below DIR",
     )
     parser.add_argument("--project", default=PROJECT, help=argparse.SUPPRESS)  # for tests: other configs/
     return parser.parse_args(argv)
+
+
+def _shell_of(root: Path, env: Mapping[str, str]) -> Mapping[str, str]:
+    """The variables, or none where they name nothing below `root`: then this shell is not that machine's."""
+    names = ("HOME", "LD_LIBRARY_PATH", "PYTHONPATH", "ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH", "ASCEND_OPP_PATH")
+    return env if root == Path("/") or any(f"{root}/" in env.get(name, "") for name in names) else {}
 
 
 def examine(project: Path, source: Source) -> EnvReport:
@@ -128,7 +135,8 @@ def _count(number: int, what: str) -> str:
 def _kind(case: Case) -> str:
     here = case.machine
     if here.npus:
-        first = f"{_count(len(here.npus), 'NPU')} ({here.npus[0].soc_version or here.npus[0].name})"
+        kinds = ", ".join(dict.fromkeys(npu.soc_version or npu.name for npu in here.npus))
+        first = f"{_count(len(here.npus), 'NPU')} ({kinds})"
     elif case.wanted:
         first = "meant for an NPU, and none can be used"
     elif here.cards:
@@ -143,7 +151,8 @@ def _kind(case: Case) -> str:
 def _can(case: Case) -> Iterator[str]:
     here, python = case.machine, case.python
     if _usable(case):
-        yield f"run on npu:0 to npu:{len(here.npus) - 1}" if len(here.npus) > 1 else "run on npu:0"
+        count = len(case.visible)
+        yield f"run on npu:0 to npu:{count - 1}" if count > 1 else "run on npu:0"
     if here.cann and here.cann.atc:
         yield "make an OM (om_model_convert.py)"
     if here.cards and not case.wanted:
@@ -162,7 +171,7 @@ def to_json(report: EnvReport) -> str:
         "verdict": report.verdict,
         "findings": [{**asdict(finding), "outcome": finding.outcome.value} for finding in report.findings],
     }
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    return json.dumps(content, indent=2)
 
 
 def to_table(report: EnvReport) -> str:
@@ -178,12 +187,17 @@ def to_table(report: EnvReport) -> str:
         if finding.why:
             lines += _wrapped("      ", finding.why)
         if finding.remedy:
-            lines.append(f"      -> {finding.remedy}")  # in one line, to be copied
+            lines.append(f"      -> {_printable(finding.remedy)}")  # in one line, to be copied
     return "\n".join([*lines, "", *_wrapped("", report.verdict)])
 
 
 def _wrapped(start: str, text: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False,
+        _printable(text), WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False,
         break_on_hyphens=False,
     ) or [start.rstrip()]  # fmt: skip
+
+
+def _printable(text: str) -> str:
+    """A terminal obeys control characters, and a program's output or a variable may hold some."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

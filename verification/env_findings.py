@@ -45,6 +45,25 @@ class Case:
         return any(map(bool, signs)) or bool(here.cann and "torch-npu" in self.python.packages)
 
     @property
+    def visible(self) -> tuple[int, ...]:
+        """The NPUs that ASCEND_RT_VISIBLE_DEVICES leaves, in its order; all where it is unset or wrong."""
+        chosen = self.chosen
+        return tuple(range(len(self.machine.npus))) if chosen is None else chosen
+
+    @property
+    def chosen(self) -> tuple[int, ...] | None:
+        """What that variable names; None where it names what is not there."""
+        known = {str(number): number for number in range(len(self.machine.npus))}
+        ids = self.source.env.get("ASCEND_RT_VISIBLE_DEVICES", "").replace(" ", "").split(",")
+        return tuple(known[it] for it in ids) if all(it in known for it in ids) else None
+
+    @property
+    def computes(self) -> bool:
+        """torch_npu added two numbers on an NPU here: no file or variable that seems to be missing can be."""
+        trial = self.python.trial
+        return trial is not None and trial.step == "done" and trial.npus > 0 and not trial.wrong_sum
+
+    @property
     def bad(self) -> Outcome:
         """What is missing for an NPU is wrong where one is wanted, and worth knowing elsewhere."""
         return Outcome.FAILED if self.wanted else Outcome.NOTE

@@ -77,10 +77,10 @@ def read_machine(source: Source, parts: Any, weights: Path) -> Machine:
         closed=tuple(name for name in nodes if not os.access(source.path(f"/dev/{name}"), os.R_OK | os.W_OK)),
         driver=_version_info(source, f"{DRIVER}/version.info"),
         firmware=_version_info(source, "/usr/local/Ascend/firmware/version.info") or _board(ask, npus),
-        driver_folder=source.path(DRIVER).is_dir(),
-        driver_library=any(source.path(library).exists() for library in LIBRARIES),
+        driver_folder=source.is_there(DRIVER),
+        driver_library=any(source.is_there(library) for library in LIBRARIES),
         driver_found=_driver_found(source),
-        cann=finder.find_cann(source.env, source.root, arch),
+        cann=_cann(source, finder, arch),
         cards=tuple(env_system.cards(source)),
         memory=env_system.memory(source),
         cores=(os.cpu_count() or 0) if source.live else 0,
@@ -89,18 +89,29 @@ def read_machine(source: Source, parts: Any, weights: Path) -> Machine:
 
 
 def _npu_smi(source: Source, smi: Any) -> Ask:
-    """Asks npu-smi each question once. Raises CannError where it hangs, FileNotFoundError where there is none."""
+    """Asks npu-smi each question once, and none after it hung: that is CannError. FileNotFoundError: there is none."""
+    hung: list[str] = []
 
     @functools.cache
     def answer(arguments: tuple[str, ...]) -> tuple[int, str]:
-        if source.live:
-            return smi.call_npu_smi(list(arguments))
         try:
-            return source.ask("npu-smi", arguments)
+            if not hung:
+                return source.ask("npu-smi", arguments)
         except TimeoutError as error:
-            raise smi.CannError(f"{error}: the driver hangs. Look at `dmesg`.") from error
+            hung.append(f"{error}: the driver hangs. Look at `dmesg`; often only a restart of the machine helps.")
+        raise smi.CannError(hung[0])
 
     return lambda arguments: answer(tuple(arguments))
+
+
+def _cann(source: Source, finder: Any, arch: str) -> Any:
+    """The toolkit; below another root never one that a link or a variable names on this machine."""
+    if source.live:
+        return finder.find_cann(source.env, source.root, arch)
+    places = (f"/usr/local/Ascend/{place}" for place in finder.PLACES)
+    usual = str(source.path(next(filter(source.is_there, places), "/nowhere")))
+    cann = finder.find_cann({"ASCEND_TOOLKIT_HOME": usual, **source.env}, source.root, arch)
+    return cann if cann and source.root in Path(os.path.realpath(cann.toolkit)).parents else None
 
 
 def _npus(source: Source, finder: Any, ask: Ask) -> tuple[tuple[Any, ...], str]:
@@ -142,7 +153,7 @@ def _version_info(source: Source, absolute: str) -> str:
 
 
 def _others(source: Source) -> Iterator[Path]:
-    yield from (source.path(f"/dev/{name}") for name in NODES if source.path(f"/dev/{name}").exists())
+    yield from (source.path(f"/dev/{name}") for name in NODES if source.is_there(f"/dev/{name}"))
 
 
 def _pci(source: Source, vendor: str, kind: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from verification.env_findings import DOCKER, Case, Finding
 from verification.env_machine import DRIVER, NODES
@@ -18,6 +19,13 @@ KNOWN_FOLDERS = (8, 3)
 
 def check_npu(case: Case) -> Iterator[Finding]:
     yield from _processors(case)
+    for finding in _software(case):
+        if finding.outcome is FAILED and case.computes:
+            finding = replace(finding, outcome=NOTE, why=f"{finding.why} The trial below works all the same.")
+        yield finding
+
+
+def _software(case: Case) -> Iterator[Finding]:
     if case.wanted:
         yield _nodes(case)
         yield from _driver(case)
@@ -151,7 +159,7 @@ def _cann(case: Case) -> Iterator[Finding]:
         yield Finding("CANN", "toolkit", case.bad, "not found", why, remedy)
         return
     found = f"{cann.version or 'version unknown'} in {source.shown(cann.toolkit)}"
-    if not cann.sourced:
+    if not cann.sourced and not source.foreign:
         why = f"This shell does not have its {', '.join(cann.missing)}: libhccl.so and libascendcl.so are not found."
         yield Finding("CANN", "toolkit", case.bad, found, why, source.shown(cann.to_source()))
     elif case.row is None:
@@ -173,12 +181,14 @@ def _kernels(case: Case) -> Iterator[Finding]:
     lacking = [soc for soc in socs if not cann.has_kernels(soc)]
     have = ", ".join(sorted(cann.kernels)) or "none found"
     if lacking:
-        name = "910b" if lacking[0].startswith("Ascend910B") else "a3"
+        a2 = lacking[0].startswith("Ascend910B")
+        package = "Ascend-cann-kernels-910b" if a2 else "Atlas-A3-cann-kernels"
         why = f"Without them hardly an operation runs on {lacking[0]}."
-        remedy = f"Install Ascend-cann-kernels-{name} {cann.version}, of the toolkit's version."
+        remedy = f"Install {package} {cann.version}, of the toolkit's version."
         if cann.release > KNOWN_FOLDERS:
             why += " Newer releases may keep them in a folder that is not known here."
-            remedy = f"If operations fail, install the ops package for {name}, {cann.version} like the toolkit."
+            package = f"Ascend-cann-{'910b' if a2 else 'A3'}-ops"
+            remedy = f"If operations fail, install {package} {cann.version}, of the toolkit's version."
         worst = NOTE if cann.release > KNOWN_FOLDERS else FAILED
         yield Finding("CANN", "kernels", worst, have, why, remedy)
     elif cann.kernels:

@@ -30,12 +30,11 @@ def _python(case: Case) -> Finding:
     if not asked.holds(version):
         why = f"This port needs Python {asked}."
         return Finding("Python", "Python", FAILED, version or "not found", why, "Use a newer Python.")
-    if case.wanted and case.row:
-        low, high = case.row.python
-        if not numbers(low) <= numbers(version)[:2] <= numbers(high):
-            why = f"The torch_npu wheels of CANN {case.row.cann} are for Python {low} to {high}."
-            remedy = f"python{high} -m venv venv-npu && . venv-npu/bin/activate"
-            return Finding("Python", "Python", FAILED, version, why, remedy)
+    if case.wanted and case.row and "torch-npu" not in case.python.packages and not case.row.wheels_for(version):
+        low, high = case.row.pythons
+        why = f"The torch_npu wheels of CANN {case.row.cann} are for Python {low} to {high}."
+        remedy = f"python{high} -m venv venv-npu && . venv-npu/bin/activate"
+        return Finding("Python", "Python", FAILED, version, why, remedy)
     return Finding("Python", "Python", OK, version)
 
 
@@ -66,10 +65,15 @@ def _command(case: Case, torch: str, npu: str) -> str:
     may_stay = bool(npu) and stack.torch_npu.holds(npu)
     if row is None:
         return install(npu) if may_stay else "pip install torch==… torch_npu==…   # see configs/ascend_stack.yaml"
-    made_for = stack.made_for(npu)
-    if may_stay and (npu in row.torch_npu or not made_for or stack.exchanges(row.cann, made_for)):
+    if may_stay and _fits(case, row, npu):
         return install(npu)
-    return install(stack.listed(row, torch))
+    return install(stack.listed(row, torch, case.python.version))
+
+
+def _fits(case: Case, row: Release, npu: str) -> bool:
+    """False for a torch_npu made for other CANN releases, and for nothing like this one."""
+    made_for, stack = case.stack.made_for(npu), case.stack
+    return not made_for or stack.supported(row.cann, made_for) or stack.related(row.cann, made_for)
 
 
 def _torch_npu(case: Case, torch: str, npu: str, command: str) -> Iterator[Finding]:
@@ -97,13 +101,14 @@ def _pair(case: Case, row: Release, npu: str, command: str) -> Finding:
     if npu in row.torch_npu:
         return Finding("Python", "pair with CANN", OK, found)
     listed = f"Listed for CANN {row.cann}: {', '.join(row.torch_npu)}."
-    if made_for and not case.stack.exchanges(row.cann, made_for):
+    if not _fits(case, row, npu):
         why = f"It is made for CANN {' and '.join(made_for)}. {listed}"
         return Finding("Python", "pair with CANN", FAILED, found, why, command)
-    known = f"It is made for CANN {' and '.join(made_for)} and supported with this one too."
-    why = f"{known if made_for else 'The table does not know this release.'} {listed}"
-    remedy = f"{install(case.stack.listed(row, npu))}   # the listed pair, should anything be wrong"
-    return Finding("Python", "pair with CANN", NOTE, found, why, remedy)
+    why = f"It is made for CANN {' and '.join(made_for)}" if made_for else "The table does not know this release"
+    why += " and supported with this one too. " if case.stack.supported(row.cann, made_for) else ". "
+    remedy = install(case.stack.listed(row, npu, case.python.version))
+    remedy += "   # the listed pair, should anything be wrong"
+    return Finding("Python", "pair with CANN", NOTE, found, why + listed, remedy)
 
 
 def _abi(case: Case) -> Iterator[Finding]:
@@ -140,7 +145,7 @@ def _ais_bench(case: Case) -> Iterator[Finding]:
         found = f"ais_bench {packages['ais-bench']}, aclruntime {packages['aclruntime']}"
         yield Finding("Python", "ais_bench", OK, found)
         return
-    why = "They run an .om image encoder. They are not on PyPI"
+    why = "They run an .om image encoder, the default; a .pth one needs neither. They are not on PyPI"
     why += "; ais_bench_benchmark, which is installed, is something else." if "ais-bench-benchmark" in packages else "."
     remedy = f"git clone {TOOLS}, and in ais-bench_workload/tool/ais_bench: pip wheel ./backend ./ && pip install *.whl"
     yield Finding("Python", "ais_bench", FAILED, f"not installed: {', '.join(missing)}", why, remedy)

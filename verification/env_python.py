@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -94,7 +95,7 @@ def try_torch(source: Source, timeout: float = TIMEOUT) -> Trial:
     code, text = run_child([sys.executable, "-c", TRIAL], timeout, source.env)
     facts: dict[str, Any] = {}
     for line in text.splitlines():
-        with contextlib.suppress(ValueError):  # a line that was cut off when the child ended
+        with contextlib.suppress(ValueError, TypeError):  # a line cut off when the child ended, or not ours
             facts.update(json.loads(line[6:]) if line.startswith("TRIAL ") else {})
     said = next((line for line in reversed(text.splitlines()) if line.strip() and not line.startswith("TRIAL ")), "")
     return Trial(
@@ -121,9 +122,12 @@ def release(version: str) -> str:
 
 def _distributions(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
     for found in importlib.metadata.distributions(path=[str(folder) for folder in folders]):
-        name = found.metadata["Name"]  # None for a folder that a broken installation left behind
-        if name and found.version:
-            yield re.sub(r"[-_.]+", "-", name).lower(), found.version
+        try:
+            name, version = found.metadata["Name"], found.version
+        except (ValueError, OSError, KeyError, TypeError):  # metadata that is no UTF-8, or gone: Pythons differ
+            continue
+        if name and version:  # None for a folder that a broken installation left behind
+            yield re.sub(r"[-_.]+", "-", str(name)).lower(), str(version)
 
 
 def _texts(folders: Iterable[Path], inside: str) -> Iterator[str]:
@@ -153,5 +157,5 @@ def _version(source: Source) -> str:
 def _shadowed(source: Source, names: Iterable[str]) -> Iterator[str]:
     for folder in filter(None, source.env.get("PYTHONPATH", "").split(":")):
         for name in ("torch", "torch_npu", *names):
-            if (Path(folder) / name / "__init__.py").is_file():
+            if os.path.isfile(Path(folder) / name / "__init__.py"):
                 yield source.shown(Path(folder) / name)

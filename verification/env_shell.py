@@ -40,10 +40,15 @@ ALLOC = re.compile(r"[a-z_]+:[\w.\[\]:>-]+(?:,[a-z_]+:[\w.\[\]:>-]+)*")
 # MB: Vicuna-7B 13,500 in float16 and 7,000 in int8; encoder, Q-Former, cache and working memory about 4,500.
 HALF, INT8, FLOAT, FILES = 18_000, 11_500, 32_000, 22_000
 GLIBC = (2, 27)
+WIDEST = 100  # characters shown of a value that is wrong
 AUTOLOAD = (2, 5)  # the first torch that loads other packages' backends by itself
 
 
 def check_shell(case: Case) -> Iterator[Finding]:
+    if case.source.foreign:
+        why = "This shell belongs to another machine than these files, so whether CANN is sourced there is not known."
+        yield Finding("shell", "variables", NOTE, "not looked at", why)
+        return
     yield _variables(case)
     yield from _visible(case)
     yield from _paths(case)
@@ -53,7 +58,7 @@ def check_shell(case: Case) -> Iterator[Finding]:
 
 def _autoload(case: Case) -> Iterator[Finding]:
     packages, cann, name = case.python.packages, case.machine.cann, "TORCH_DEVICE_BACKEND_AUTOLOAD"
-    loads = "torch-npu" in packages and numbers(packages.get("torch", "")) >= AUTOLOAD
+    loads = "torch-npu" in packages and numbers(packages.get("torch", "")) >= AUTOLOAD and not case.computes
     if loads and case.source.env.get(name, "1") != "0" and not (cann and cann.sourced):
         why = "torch loads torch_npu by itself, and without CANN `import torch` fails: libhccl.so is not found."
         if cann and case.wanted:
@@ -92,11 +97,9 @@ def _visible(case: Case) -> Iterator[Finding]:
     value, count = case.source.env.get("ASCEND_RT_VISIBLE_DEVICES"), len(case.machine.npus)
     if value is None or not count:
         return
-    ids = value.replace(" ", "").split(",")
-    wrong = [number for number in ids if not number.isdigit() or int(number) >= count]
-    if wrong:
+    if case.chosen is None:
         why = f"It names NPUs by number from 0, and this machine has {count}: programs find none, or fewer."
-        found = f"{value!r}"
+        found = repr(value if len(value) <= WIDEST else value[:WIDEST] + "…")
         yield Finding("shell", "ASCEND_RT_VISIBLE_DEVICES", FAILED, found, why, "unset ASCEND_RT_VISIBLE_DEVICES")
 
 
@@ -104,7 +107,7 @@ def _paths(case: Case) -> Iterator[Finding]:
     env, source = case.source.env, case.source
     for name in ("LD_LIBRARY_PATH", "PYTHONPATH"):
         folders = [folder for folder in env.get(name, "").split(os.pathsep) if folder]
-        gone = [source.shown(folder) for folder in folders if not Path(folder).exists()]
+        gone = [source.shown(folder) for folder in folders if not os.path.exists(folder)]
         if folders:
             why = f"These do not exist: {', '.join(gone)}." if gone else ""
             yield Finding("shell", name, NOTE if gone else OK, ", ".join(map(source.shown, folders)), why)
@@ -125,15 +128,15 @@ def _two_toolkits(case: Case) -> Iterator[Finding]:
     others = {Path(found[1]) for found in (kits.match(f"{part}/") for part in parts) if found}
     # `latest` is a folder of links in older releases: the same libraries under two names are one toolkit
     home = _real(cann.toolkit)
-    strange = sorted(case.source.shown(other) for other in others if other.is_dir() and not _real(other) & home)
+    strange = sorted(case.source.shown(other) for other in others if os.path.isdir(other) and not _real(other) & home)
     if strange:
         why = f"Libraries of two CANN releases mix; the other one is {case.source.shown(cann.toolkit)}."
         remedy = f"In a new shell: source {case.source.shown(cann.set_env or cann.toolkit / 'set_env.sh')}"
         yield Finding("shell", "LD_LIBRARY_PATH", FAILED, ", ".join(strange), why, remedy)
 
 
-def _real(toolkit: Path) -> set[Path]:
-    return {toolkit.resolve(), (toolkit / "lib64").resolve()}
+def _real(toolkit: Path) -> set[str]:
+    return {os.path.realpath(toolkit), os.path.realpath(toolkit / "lib64")}
 
 
 def _values(case: Case) -> Iterator[Finding]:
@@ -184,12 +187,9 @@ def _device_memory(case: Case) -> Iterator[Finding]:
 
 
 def _usable_memory(case: Case) -> tuple[tuple[int, int], ...]:
-    """Of the NPUs that ASCEND_RT_VISIBLE_DEVICES leaves, in its order, as ACL counts them."""
+    """Of the NPUs that a program sees, as ACL counts them."""
     memory = case.machine.npu_memory
-    chosen = case.source.env.get("ASCEND_RT_VISIBLE_DEVICES", "").replace(" ", "").split(",")
-    if all(number.isdigit() and int(number) < len(memory) for number in chosen):
-        return tuple(memory[int(number)] for number in chosen)
-    return memory
+    return tuple(memory[number] for number in case.visible) if len(memory) == len(case.machine.npus) else memory
 
 
 def _host_memory(case: Case) -> Iterator[Finding]:

@@ -9,16 +9,20 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-PROGRAMS = ("usr/local/sbin", "usr/local/bin", "usr/bin")
+PROGRAMS = ("/usr/local/sbin", "/usr/local/bin", "/usr/bin")
 TIMEOUT = 30.0  # seconds, for programs that print a table
+LARGEST = 16 * 2**20  # bytes read of a file, or of what a program prints; a C library has 2 MB
+HIDDEN = "(set, not shown)"
+LINKS = 40  # as Linux follows
 # No value under such a name is ever shown, nor the user and password of an address.
 SECRET = re.compile(r"token|secret|passw|credential|(?:^|_)key(?:$|_)|auth(?!or)", re.IGNORECASE)
-USERINFO = re.compile(r"(?:(?<=://)|^)[^/\s]*@")  # of http://user:password@host, and without the http:// as well
-QUERY = re.compile(r"(?<=[?#]).+$")
+ADDRESS = re.compile(r"(\w*://)?(?:(.*)@)?([^@?#]*)([?#].*)?", re.DOTALL)  # user:password@, host and path, query
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,42 @@ class Source:
     def live(self) -> bool:
         return self.root == Path("/")
 
+    @property
+    def foreign(self) -> bool:
+        """Another machine's files without its shell: nothing can be said about variables."""
+        return not self.live and not self.env
+
     def path(self, absolute: str) -> Path:
-        return self.root / absolute.lstrip("/")
+        """Where the file lies. Below another root a link to /usr means that root's /usr, as it would in a container."""
+        if self.live:
+            return Path(absolute)
+        parts, seen, found = absolute.split("/")[::-1], 0, self.root
+        while parts:
+            part = parts.pop()
+            step = found / part if part != ".." else found.parent if found != self.root else found
+            if seen < LINKS and os.path.islink(step):
+                seen += 1
+                target = os.readlink(step)
+                found = self.root if target.startswith("/") else found
+                parts += target.split("/")[::-1]
+            else:
+                found = step
+        return found
 
     def text(self, absolute: str) -> str:
-        """The file's text; "" where it cannot be read."""
+        """The file's text; "" where it cannot be read, or is no file (reading a pipe would not end)."""
         try:
-            return self.path(absolute).read_text(encoding="utf-8", errors="replace")
+            path = self.path(absolute)
+            if not os.path.isfile(path):
+                return ""
+            with open(path, "rb") as file:
+                return file.read(LARGEST).decode("utf-8", "replace")
         except OSError:
             return ""
+
+    def is_there(self, absolute: str) -> bool:
+        """False also where this user may not look; Path.exists raises an error for that."""
+        return os.path.exists(self.path(absolute))
 
     def listed(self, folder: str, pattern: str) -> tuple[Path, ...]:
         try:
@@ -53,10 +84,9 @@ class Source:
         return str(text) if self.live else str(text).replace(str(self.root) + "/", "/")
 
     def program(self, name: str) -> str | None:
-        if self.live:
-            return shutil.which(name, path=self.env.get("PATH"))
-        places = (self.root / folder / name for folder in PROGRAMS)
-        return next((str(place) for place in places if os.access(place, os.X_OK)), None)
+        found = shutil.which(name, path=self.env.get("PATH")) if self.live else None
+        places = (str(self.path(f"{folder}/{name}")) for folder in PROGRAMS)
+        return found or next((place for place in places if os.path.isfile(place) and os.access(place, os.X_OK)), None)
 
     def ask(self, name: str, arguments: Sequence[str]) -> tuple[int, str]:
         """Exit code and output of a program. Raises FileNotFoundError, TimeoutError."""
@@ -65,24 +95,30 @@ class Source:
             raise FileNotFoundError(name)
         code, text = run_child([program, *arguments], TIMEOUT, self.env)
         if code is None:
-            raise TimeoutError(f"{name} {' '.join(arguments)} did not answer in {TIMEOUT:g} s")
+            how = f"did not answer in {TIMEOUT:g} s" if len(text) < LARGEST else "prints without end"
+            raise TimeoutError(f"{name} {' '.join(arguments)} {how}")
         return code, text
 
 
 def redacted(name: str, value: str) -> str:
-    """What may be shown of a variable's value."""
+    """What may be shown of a variable's value: of an address neither user and password nor what follows ? or #."""
     if SECRET.search(name):
-        return "(set, not shown)"
-    return QUERY.sub("…", USERINFO.sub("…@", value)) if "@" in value or "://" in value else value
+        return HIDDEN
+    found = ADDRESS.fullmatch(value)
+    if found is None or re.search(r"[?#]", found[2] or ""):  # an @ after a ?: which part is secret is not clear
+        return HIDDEN
+    scheme, user, host, query = found.groups()
+    return (scheme or "") + ("…@" if user is not None else "") + host + (f"{query[0]}…" if query else "")
 
 
 def run_child(command: Sequence[str], timeout: float, env: Mapping[str, str]) -> tuple[int | None, str]:
     """Exit code (None: it did not end in `timeout` seconds) and output.
 
     The output goes to a file: a child that hangs in a driver would keep a pipe open for ever. It is killed with its
-    own children, and not waited for beyond a second, because what hangs in a driver cannot be ended.
+    own children, and not waited for beyond a second, because what hangs in a driver cannot be ended; so is one that
+    prints without end.
     """
-    with tempfile.TemporaryFile() as output:
+    with _buffer() as output:
         try:
             process = subprocess.Popen(
                 command,
@@ -95,9 +131,11 @@ def run_child(command: Sequence[str], timeout: float, env: Mapping[str, str]) ->
         except OSError as error:  # not executable, or made for another processor
             return 126, f"{command[0]}: {error.strerror}"
         code: int | None = None
+        ends = time.monotonic() + timeout
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(timeout)
+            while code is None and time.monotonic() < ends and os.fstat(output.fileno()).st_size < LARGEST:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(0.05)
         finally:
             if code is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -105,4 +143,11 @@ def run_child(command: Sequence[str], timeout: float, env: Mapping[str, str]) ->
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(1)
         output.seek(0)
-        return code, output.read().decode("utf-8", "replace")
+        return code, output.read(LARGEST).decode("utf-8", "replace")
+
+
+def _buffer() -> IO[bytes]:
+    """In memory: the doctor has to work on a full or read-only disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("answer"), "w+b")
+    return tempfile.TemporaryFile()

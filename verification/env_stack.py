@@ -17,13 +17,22 @@ PLACE = "configs/ascend_stack.yaml"
 
 @dataclass(frozen=True)
 class Release:
-    """One CANN and what goes with it. torch_npu: the recommended one first."""
+    """One CANN and what goes with it. torch_npu: wheel -> first and last Python; the recommended one comes first."""
 
     cann: str
-    torch_npu: tuple[str, ...]
+    torch_npu: dict[str, tuple[str, str]]
     drivers: tuple[str, ...]
-    python: tuple[str, str]
-    constraints: str
+
+    def wheels_for(self, python: str) -> tuple[str, ...]:
+        """Of its torch_npu wheels those that exist for this Python ("3.11.13")."""
+        here = numbers(python)[:2]
+        return tuple(it for it, (low, high) in self.torch_npu.items() if numbers(low) <= here <= numbers(high))
+
+    @property
+    def pythons(self) -> tuple[str, str]:
+        """The first and the last that one of its wheels exists for."""
+        lows, highs = zip(*self.torch_npu.values())
+        return min(lows, key=numbers), max(highs, key=numbers)
 
 
 @dataclass(frozen=True)
@@ -45,30 +54,40 @@ class Range:
 @dataclass(frozen=True)
 class Stack:
     releases: tuple[Release, ...]
-    exchangeable: tuple[frozenset[str], ...]
+    exchangeable: tuple[tuple[frozenset[str], frozenset[str]], ...]  # wheels made for these CANNs run on those
     torch_npu: Range
     python: Range
     packages: dict[str, Range]
 
     def of_cann(self, version: str) -> Release | None:
-        """The row of "9.1.0"; of a release without a row ("9.1.2", "8.5.1") the row of its first two numbers."""
+        """The row of "9.1.0"; of a patch ("9.1.2", "8.0.RC2.2") its row, else that of its first two numbers."""
         name = re.sub(r"[.-](?:beta|alpha).*$", "", version, flags=re.IGNORECASE).upper()
         rows = {row.cann.upper(): row for row in self.releases}
-        series = ".".join(name.split(".")[:2])
-        like = [row for row in self.releases if row.cann.split(".")[:2] == series.split(".")]
-        return rows.get(name) or rows.get(f"{series}.X") or (like[0] if like else None)
+        patched = (row for cann, row in rows.items() if name.startswith(f"{cann}."))
+        like = (row for row in self.releases if _series(row.cann) == _series(name))
+        return rows.get(name) or rows.get(f"{_series(name)}.X") or next(patched, None) or next(like, None)
 
     def made_for(self, torch_npu: str) -> tuple[str, ...]:
         """The CANN releases that a torch_npu wheel is listed with."""
         return tuple(row.cann for row in self.releases if torch_npu in row.torch_npu)
 
-    def listed(self, row: Release, like: str) -> str:
-        """Of the row, a torch_npu that this port takes: of the same torch as `like` where there is one."""
+    def listed(self, row: Release, like: str, python: str) -> str:
+        """Of the row, a torch_npu that this port takes: for this Python and of the same torch as `like` if there is."""
         good = [wheel for wheel in row.torch_npu if self.torch_npu.holds(wheel)]
-        return next((wheel for wheel in good if release(wheel) == release(like)), good[0])
+        here = [wheel for wheel in row.wheels_for(python) if wheel in good] or good
+        return next((wheel for wheel in here if release(wheel) == release(like)), here[0])
 
-    def exchanges(self, one: str, others: tuple[str, ...]) -> bool:
-        return any(one in group and group.intersection(others) for group in self.exchangeable)
+    def supported(self, cann: str, made_for: tuple[str, ...]) -> bool:
+        """Whether wheels made for those CANN releases are said to run on this one too."""
+        return any(wheels_of.intersection(made_for) and cann in run_on for wheels_of, run_on in self.exchangeable)
+
+    def related(self, cann: str, made_for: tuple[str, ...]) -> bool:
+        """Whether one of them is of the same series: 9.1.0 and 9.1.X, 7.0.RC1 and 7.0.0."""
+        return _series(cann) in map(_series, made_for)
+
+
+def _series(cann: str) -> str:
+    return ".".join(cann.split(".")[:2])
 
 
 def install(torch_npu: str) -> str:
@@ -83,23 +102,22 @@ def read_stack(project: Path) -> Stack:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Stack(
             releases=tuple(_release(row) for row in content["releases"]),
-            exchangeable=tuple(frozenset(row["cann"]) for row in content["exchangeable"]),
+            exchangeable=tuple(
+                (frozenset(row["wheels_of"]), frozenset(row["run_on"])) for row in content["exchangeable"]
+            ),
             torch_npu=_range(content["port"]["torch_npu"]),
             python=_range(content["port"]["python"]),
             packages={name: _range(limits) for name, limits in content["packages"].items()},
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise FixTheProjectFile(
             f"{path} cannot be used: {type(error).__name__}: {error}", "Take the file of this port's release again."
         ) from error
 
 
 def _release(row: dict[str, Any]) -> Release:
-    low, high = row["python"]
-    return Release(
-        str(row["cann"]), tuple(map(str, row["torch_npu"])), tuple(map(str, row["drivers"])), (low, high),
-        str(row["constraints"]),
-    )  # fmt: skip
+    wheels = {str(wheel): (str(low), str(high)) for wheel, (low, high) in row["torch_npu"].items()}
+    return Release(str(row["cann"]), wheels, tuple(map(str, row["drivers"])))
 
 
 def _range(limits: dict[str, str]) -> Range:

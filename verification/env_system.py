@@ -38,7 +38,7 @@ def cards(source: Source) -> Iterator[Card]:
     for line in text.splitlines() if code == 0 else ():
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) == 4:
-            total, free = (int(cell) if cell.isdigit() else 0 for cell in cells[2:])  # "[N/A]" on shared memory
+            total, free = (int(cell) if cell.isdecimal() else 0 for cell in cells[2:])  # "[N/A]" on shared memory
             yield Card(cells[0], cells[1], total, free)
 
 
@@ -50,7 +50,7 @@ def system(source: Source) -> str:
 def architecture(source: Source) -> str:
     if not source.live:
         for arch in ("aarch64", "x86-64"):  # as the dynamic linker is called
-            if any(source.path(folder).is_dir() and source.listed(folder, f"ld-linux-{arch}.so*") for folder in LIB):
+            if any(source.listed(folder, f"ld-linux-{arch}.so*") for folder in LIB):
                 return arch.replace("-", "_")
     return platform.machine()
 
@@ -67,9 +67,7 @@ def glibc(source: Source) -> str:
 
 def in_container(source: Source) -> bool:
     marks = re.compile(r"docker|kubepods|containerd|libpod|lxc")
-    return any(source.path(name).exists() for name in CONTAINER_FILES) or bool(
-        marks.search(source.text("/proc/1/cgroup"))
-    )
+    return any(source.is_there(name) for name in CONTAINER_FILES) or bool(marks.search(source.text("/proc/1/cgroup")))
 
 
 def memory(source: Source) -> tuple[int, int] | None:
@@ -81,7 +79,7 @@ def memory(source: Source) -> tuple[int, int] | None:
     groups = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
     for limit_file, used_file in groups:
         limit, used = (source.text(f"/sys/fs/cgroup/{name}").strip() for name in (limit_file, used_file))
-        if limit.isdigit() and used.isdigit() and int(limit) // MB < total:
+        if limit.isdecimal() and used.isdecimal() and int(limit) // MB < total:
             total, free = int(limit) // MB, min(free, max(int(limit) - int(used), 0) // MB)
     return total, free
 
@@ -90,7 +88,7 @@ def disk(source: Source, weights: Path) -> tuple[str, int] | None:
     """The nearest folder to the weights that exists, and MB free there. Not known for files of another machine."""
     if not source.live:
         return None
-    place = next(folder for folder in (weights, *weights.parents) if folder.is_dir())
+    place = next(folder for folder in (weights, *weights.parents) if os.path.isdir(folder))
     with contextlib.suppress(OSError):
         return str(place), shutil.disk_usage(place).free // MB
     return None

@@ -59,7 +59,7 @@ def _broken(case: Case, trial: Trial) -> Finding:
         remedy = "dmesg | tail; npu-smi info; often only a restart of the machine helps"
         return Finding("Python", "trial", FAILED, f"hangs at: {trial.step}", why, remedy)
     if trial.code < 0:
-        name = signal.Signals(-trial.code).name
+        name = {sent.value: sent.name for sent in signal.Signals}.get(-trial.code, f"signal {-trial.code}")
         why = f"The process was ended by {name}: mostly libraries that do not fit each other, or no memory (SIGKILL)."
         return Finding("Python", "trial", FAILED, f"crashes at: {trial.step}", why, "Mend what is wrong above first.")
     said = trial.said if len(trial.said) <= 300 else trial.said[:300] + "…"

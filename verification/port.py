@@ -22,10 +22,11 @@ from torch import Tensor
 
 from verification import oracle
 from verification.decoding import Answer, decoder_logits, forced_logits, greedy_ids, read_answer
+from verification.held import Held
 from verification.overlay_modules import import_overlay
 from verification.weights import WeightFiles
 
-Parameters = dict[str, dict[str, Tensor]]  # YAML key -> name in the file -> what the model holds
+Parameters = dict[str, Mapping[str, Tensor]]  # YAML key -> name in the file -> what the model holds
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,10 @@ class PatchedUpstream:
         return read_answer(self.model.llama_tokenizer, ids)
 
     def parameters(self) -> Parameters:
-        state = self.model.state_dict()
-
-        def part(*prefixes: str) -> dict[str, Tensor]:
-            names = [name for name in state if name.startswith(prefixes) and not name.endswith(".position_ids")]
-            return {name: state[name] for name in names}
-
         return {
-            "llama_model": {name[len("llama_model.") :]: state[name] for name in part("llama_model.")},
-            "q_former_model": part("Qformer.bert.", "query_tokens"),
-            "ckpt": part("llama_proj."),
+            "llama_model": Held(self.model, "llama_model.", strip="llama_model."),
+            "q_former_model": Held(self.model, "Qformer.bert.", "query_tokens"),
+            "ckpt": Held(self.model, "llama_proj."),
             "encoder": eager_parameters(self.model.visual_encoder),
         }
 
@@ -218,13 +213,13 @@ class OverlayAlone:
 
     def parameters(self) -> Parameters:
         return {
-            "llama_model": self.decoder.state_dict(),
+            "llama_model": Held(self.decoder),
             "ckpt": {"llama_proj.weight": self.projection.weight, "llama_proj.bias": self.projection.bias},
             "encoder": eager_parameters(self.encoder),
         }
 
 
-def eager_parameters(encoder: Any) -> dict[str, Tensor]:
+def eager_parameters(encoder: Any) -> Mapping[str, Tensor]:
     """The encoder's tensors by their names in the files; empty for an .onnx or .om, which hold them inside."""
     model = getattr(getattr(encoder, "_runner", None), "model", None)
-    return model.state_dict() if isinstance(model, torch.nn.Module) else {}
+    return Held(model) if isinstance(model, torch.nn.Module) else {}

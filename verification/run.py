@@ -30,8 +30,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 TINY = "tiny"
 DEVICE = re.compile(r"auto|cpu|(cuda|npu)(:\d+)?|\d+")  # the forms that the overlay's device.py takes
 NEXT_STEP = (
-    "Weights are missing. `python verify.py weights --workspace {workspace} --download` fetches them to where the lines\n"
-    "above say; or set the place where you have them with\n"
+    "Weights are missing. To fetch them to where the lines above say:\n"
+    "    python verify.py weights --workspace {workspace} --download\n"
+    "To name the place where you have them:\n"
     "    python apply.py --workspace {workspace} --set model_path=FOLDER\n"
     "To try everything else without the real weights: verify.py --weights tiny (random ones, made on the spot)."
 )

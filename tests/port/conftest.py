@@ -8,5 +8,5 @@ import port_package  # noqa: F401  the overlay's files become `port`
 from ais_bench_stand_in import ais_bench  # noqa: F401  a fixture
 from atc_files import atc_env, staged  # noqa: F401  fixtures
 from npu_stand_in import npu_table, plant, torch_npu  # noqa: F401  fixtures
-from om_conversions import agreeing, cann_machine, convert, converter, onnx_model  # noqa: F401  fixtures
+from om_conversions import agreeing, cann_machine, convert, converter, in_process, onnx_model  # noqa: F401  fixtures
 from onnx_exports import exporter, part, picture, run, vit_files  # noqa: F401  fixtures

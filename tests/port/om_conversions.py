@@ -83,6 +83,13 @@ def agreeing(converter, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def in_process(converter, ais_bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The OM is compared in this process: starting another takes seconds, and has its own tests."""
+    run = SimpleNamespace(run=lambda argv, check: SimpleNamespace(returncode=converter.main(argv[2:])))
+    monkeypatch.setattr(converter, "subprocess", run)
+
+
+@pytest.fixture
 def convert(converter, cann_machine: Path, onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """convert(*flags, atc="", onnx=onnx_model) -> exit code; atc: the stand-in's mode."""
 

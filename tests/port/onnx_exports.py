@@ -1,18 +1,40 @@
-"""Fixtures: onnx_model_export.py as a module, on small weights in the real formats."""
+"""Fixtures: onnx_model_export.py as a module, on small weights in the real formats; and what reads an export."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 from PIL import Image
 from vit_files import write_files
 
 OVERLAY = Path(__file__).resolve().parents[2] / "overlay"
+EXPORTED = ["eva_vit_g.onnx", "eva_vit_g.onnx.json", "eva_vit_g.weights"]
+
+
+def listing(folder: Path) -> list[str]:
+    """Names in the folder, the digits of the weights' name left out."""
+    return sorted(re.sub(r"[.][0-9a-f]{8}[.]weights$", ".weights", name) for name in os.listdir(folder))
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def features(path: Path, images: torch.Tensor) -> np.ndarray:
+    return session(path).run(["output"], {"input": images.numpy()})[0]
+
+
+def random_pictures(count: int) -> torch.Tensor:
+    return torch.randn(count, 3, 56, 56, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture

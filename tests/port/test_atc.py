@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from atc_files import SOC, STAND_IN, computes, gone, planned, program, run_atc, until, write_onnx
 from om_files import SIZE
@@ -38,10 +39,14 @@ def test_precision_modes_of_both_generations(mode: str, older: str, staged, atc_
     assert f"--precision_mode={older}" in planned(model, mode=mode, v2=False).argv
     assert run_atc(model, folder, atc_env, mode=mode).good
     assert run_atc(model, folder, atc_env, "old", mode=mode, v2=False).good
-    assert not run_atc(model, folder, atc_env, "old", mode=mode).good
 
 
-@pytest.mark.parametrize("soc", ["Ascend910B1", "Ascend910B2C", "Ascend910B4-1", "Ascend910_9391"])
+def test_an_older_atc_does_not_take_the_newer_option(staged, atc_env) -> None:
+    model, folder, _ = staged()
+    assert not run_atc(model, folder, atc_env, "old").good
+
+
+@pytest.mark.parametrize("soc", ["Ascend910B4-1", "Ascend910_9391"])
 def test_processors(soc: str, staged, atc_env) -> None:
     model, folder, _ = staged()
     plan = atc.plan(model, Path("/om/eva.om"), soc, "origin", (1,), atc=str(program(folder.parent / "bin")))
@@ -102,16 +107,25 @@ def test_the_printed_command_works_in_a_shell(folder: str, tmp_path: Path, atc_e
 
 
 @pytest.mark.parametrize(("words", "known"), [("", True), ("old", False)])
-def test_whether_this_atc_knows_an_option(words: str, known: bool, tmp_path: Path, atc_env) -> None:
-    path = str(program(tmp_path / "bin"))
-    assert atc.knows(path, "precision_mode_v2", {**atc_env, "ATC_STAND_IN": words}) is known
+def test_the_options_of_this_atc(words: str, known: bool, tmp_path: Path, atc_env) -> None:
+    options = atc.ask_options(str(program(tmp_path / "bin")), {**atc_env, "ATC_STAND_IN": words})
+    assert ("precision_mode_v2" in options) is known
 
 
-@pytest.mark.parametrize("text", ["#!/bin/sh\nexit 1\n", "#!/no/such/interpreter\n"])
-def test_where_it_cannot_be_asked_atc_itself_will_say(text: str, tmp_path: Path, atc_env) -> None:
+@pytest.mark.parametrize("text", ["#!/bin/sh\necho no library; exit 1\n", "#!/no/such/interpreter\n"])
+def test_an_atc_that_does_not_start_has_no_options(text: str, tmp_path: Path, atc_env) -> None:
     (tmp_path / "atc").write_text(text)
     (tmp_path / "atc").chmod(0o755)
-    assert atc.knows(str(tmp_path / "atc"), "precision_mode_v2", atc_env)
+    assert atc.ask_options(str(tmp_path / "atc"), atc_env) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "mode"), [(np.float16, "mixed", "origin"), (np.float32, "fp32", "mixed_float16")]
+)
+def test_the_default_mode_is_for_what_the_model_is(kind, precision: str, mode: str, tmp_path: Path) -> None:
+    write_onnx(tmp_path / "eva.onnx", kind=kind)
+    assert atc_staging.read_model(tmp_path / "eva.onnx").precision == precision
+    assert atc.default_mode(precision) == mode
 
 
 # Run

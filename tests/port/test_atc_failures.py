@@ -119,3 +119,15 @@ def test_every_entry_of_the_table_is_a_sentence() -> None:
         said = atc_failures._say(failure, ["x"] * 3)
         assert said.endswith((".", ")")), failure.name
         assert "{" not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "start"),
+    [
+        ("Operation not permitted", "ATC may not use a file. It belongs to"),
+        ("E13023: Model x is too large.", "The OM is larger than this ATC writes. Model x is too large. Weights in"),
+        ("E13001: x: no such file", "A file cannot be used: x: no such file. See the reason"),
+    ],
+)
+def test_what_atc_says_ends_as_a_sentence(line: str, start: str) -> None:
+    assert atc_failures.explain([line], 255)[0].startswith(start)

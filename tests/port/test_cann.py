@@ -177,7 +177,7 @@ def test_what_the_toolkit_has_for_which_processor(tmp_path):
     kernels = place / "opp/built-in/op_impl/ai_core/tbe/kernel"
     for name in ("config", "ascend910b"):
         (kernels / name).mkdir(parents=True)
-    (place / f"{ARCH}-linux/devlib").mkdir()
+    write(place / f"{ARCH}-linux/devlib/libascend_hal.so")
     cann = found({}, tmp_path)
     assert cann.socs == {"Ascend910B3", "Ascend910_9391"}
     assert cann.kernels == {"ascend910b"}

@@ -1,4 +1,7 @@
-"""IMAGE_ENCODER_OM over its three runtimes. What only an .om can do wrong is in test_om_runner.py."""
+"""IMAGE_ENCODER_OM over its three runtimes.
+
+What only an .om can do wrong is in test_om_runner.py, the memory of the last pictures in test_image_encoder_kept.py.
+"""
 
 from __future__ import annotations
 
@@ -162,102 +165,6 @@ def test_it_is_no_module(folder: Path) -> None:
     assert list(holder.state_dict()) == []
 
 
-# The same picture again
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """The pictures of every real computation."""
-    computed: list[torch.Tensor] = []
-    real = IMAGE_ENCODER_OM.encode
-    monkeypatch.setattr(IMAGE_ENCODER_OM, "encode", lambda self, x: (computed.append(x), real(self, x))[1])
-    return computed
-
-
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> IMAGE_ENCODER_OM:
-    return IMAGE_ENCODER_OM(folder / "any.onnx", "cpu", ln_vision=folder / "blip2.pth")
-
-
-@pytest.fixture
-def forgetful(encoder: IMAGE_ENCODER_OM) -> IMAGE_ENCODER_OM:
-    encoder._kept = None
-    return encoder
-
-
-def test_the_same_pictures_are_computed_once(forgetful, images, counted) -> None:
-    first = forgetful(images)
-    for again in (images, images.clone(), images.transpose(2, 3).contiguous().transpose(2, 3)):
-        assert torch.equal(forgetful(again), first)
-    assert len(counted) == 1
-
-
-OTHERS = {
-    "one pixel": lambda x: x.index_put((torch.tensor([2]), torch.tensor([1]), torch.tensor([7]), torch.tensor([9])),
-                                       torch.tensor(0.5)),
-    "the least bit": lambda x: torch.nextafter(x, x + 1),
-    "fewer": lambda x: x[:2],
-    "another order": lambda x: x.flip(0),
-    "another dtype": lambda x: x.double(),
-    "a NaN": lambda x: torch.full_like(x, float("nan")),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("change", OTHERS)
-def test_other_pictures_are_computed(change: str, forgetful, images, counted) -> None:
-    forgetful(images)
-    forgetful(OTHERS[change](images))
-    assert len(counted) == 2
-    assert torch.equal(forgetful(images), forgetful.encode(images))
-    assert len(counted) >= 3  # only the last ones are kept
-
-
-def test_nan_is_never_the_same_picture(forgetful, images, counted) -> None:
-    for _ in range(2):
-        forgetful(images * float("nan"))
-    assert len(counted) == 2
-
-
-def test_what_is_kept_is_nobodys_else(forgetful, images, counted) -> None:
-    """Neither the caller's pictures nor the answers it was given, which it may write to."""
-    pictures = images.clone()
-    answer = forgetful(pictures)
-    expected = answer.clone()
-    answer.zero_()
-    forgetful(images).zero_()
-    assert torch.equal(forgetful(images), expected)
-    assert len(counted) == 1
-    pictures.zero_()
-    assert not torch.equal(forgetful(pictures), expected)
-    assert len(counted) == 2
-
-
-def test_encode_always_computes_and_keeps_nothing(forgetful, images, monkeypatch) -> None:
-    runs = []
-    real = forgetful._runner.run
-    monkeypatch.setattr(forgetful._runner, "run", lambda x: (runs.append(len(x)), real(x))[1])
-    assert torch.equal(forgetful.encode(images), forgetful.encode(images))
-    forgetful(images)
-    forgetful.encode(images)
-    assert runs == [3, 3, 3, 3]
-
-
-def test_large_batches_are_not_kept(forgetful, images, monkeypatch) -> None:
-    monkeypatch.setattr(image_encoder, "KEPT_PICTURES", 2)
-    forgetful(images)
-    assert forgetful._kept is None
-    forgetful(images[:2])
-    assert forgetful._kept is not None
-
-
-def test_kept_in_inference_mode_and_used_outside(forgetful, images, counted) -> None:
-    with torch.inference_mode():
-        forgetful(images.clone())
-    answer = forgetful(images)
-    assert len(counted) == 1
-    (answer * torch.ones(1, requires_grad=True)).sum().backward()  # an inference tensor could not be saved for this
-
-
 @pytest.mark.parametrize("file", ["eva_vit_g.pth", "any.onnx", "one.om"])
 def test_closed(file: str, folder: Path, images, ais_bench) -> None:
     with IMAGE_ENCODER_OM(folder / file, "cpu", ln_vision=folder / "blip2.pth") as encoder:
@@ -266,6 +173,16 @@ def test_closed(file: str, folder: Path, images, ais_bench) -> None:
     for call in (encoder, encoder.encode):
         with pytest.raises(RuntimeError, match="has been closed"):
             call(images)
+
+
+@pytest.mark.parametrize("file", ["eva_vit_g.pth", "two.onnx"])
+def test_closed_while_another_thread_computes(file: str, folder: Path, images, model, monkeypatch) -> None:
+    """It gets its answer: the memory goes when it is done."""
+    encoder = IMAGE_ENCODER_OM(folder / file, "cpu", ln_vision=folder / "blip2.pth")
+    runner = encoder._runner
+    real = runner.run
+    monkeypatch.setattr(runner, "run", lambda x: (encoder.close(), real(x))[1])
+    assert (encoder.encode(images) - model(images)).abs().max() <= TOLERANCE
 
 
 # The .onnx path on CUDA

@@ -34,7 +34,7 @@ def test_a_success_without_an_om_is_none(fault: str, convert, tmp_path: Path, ca
 
 
 @pytest.mark.parametrize(("spoiled", "says"), [("wrong", "rel-L2 5.00e-01"), ("nan", "NaN or infinite")])
-def test_a_wrong_om_never_has_the_name(spoiled: str, says: str, convert, tmp_path: Path, capfd) -> None:
+def test_a_wrong_om_never_has_the_name(spoiled: str, says: str, convert, in_process, tmp_path: Path, capfd) -> None:
     om = tmp_path / "om" / "eva_vit_g.om"
     om.parent.mkdir()
     om.write_bytes(b"an earlier one")
@@ -61,13 +61,29 @@ def test_an_om_that_crashes_its_reader_does_not_crash_us(convert, tmp_path: Path
     assert files(tmp_path / "om") == ["eva_vit_g.failed.om", "eva_vit_g.failed.om.json", "eva_vit_g.om.log"]
 
 
+def test_ended_while_it_compares_it_leaves_nothing(cann_machine, onnx_model: Path, tmp_path: Path, monkeypatch) -> None:
+    slow_package = tmp_path / "slow" / "ais_bench"
+    slow_package.mkdir(parents=True)
+    (slow_package / "__init__.py").write_text(
+        f"import os, time\nopen({str(tmp_path / 'pids')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'slow'}:{os.environ['PYTHONPATH']}")
+    process = start(onnx_model, tmp_path / "om")
+    pids = tmp_path / "pids"
+    until(lambda: pids.exists() and pids.read_text(), 60)
+    process.terminate()
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 143, said
+    assert files(tmp_path / "om") == ["eva_vit_g.om.log"]
+    until(lambda: gone(int(pids.read_text())))
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
         (["--soc-version", "Ascend310P3"], "not a processor of this port"),
         (["--batch-sizes", "1,2"], "fixed batch of 1"),
         (["--device", "3"], "this machine has 1 NPUs"),
-        (["--device", "-1"], "--device -1"),
         (["--image-path", "none.jpg"], "none.jpg does not exist"),
     ],
 )

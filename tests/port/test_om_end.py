@@ -1,26 +1,22 @@
-"""An .om's device memory is given back once, torch_npu keeps its context, and any thread may call. On the stand-in."""
+"""An .om's device memory is given back once, torch_npu keeps its context, and any thread may call. On the stand-in.
+
+In a process of its own, up to its end: test_om_process.py.
+"""
 
 from __future__ import annotations
 
 import gc
-import os
 import re
-import subprocess
-import sys
 import threading
-import time
-import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ais_bench_stand_in import STAND_INS, both_releases
-from om_files import SIZE, TOKENS, WIDTH, features, never, write_om
+from ais_bench_stand_in import both_releases
+from om_files import SIZE, features, never, write_om
 from port.models import om_session
 from port.models.image_encoder import IMAGE_ENCODER_OM
-from port.models.own_thread import OwnThread
-from port_package import OVERLAY
 
 GOOD = np.zeros((1, 3, SIZE, SIZE), np.float32)
 
@@ -175,110 +171,6 @@ def test_it_is_released_in_the_thread_that_drops_it(om: Path, ais_bench) -> None
     thread.join()
     gc.collect()
     assert aclruntime.loaded == []
-
-
-class Argument:
-    pass
-
-
-def test_the_thread_keeps_nothing_that_it_was_given() -> None:
-    """Pictures, and through them device memory, would live until the next call."""
-    thread, argument = OwnThread("test"), Argument()
-    gone = weakref.ref(argument)
-    assert thread.call(lambda given: type(given), argument) is Argument
-    del argument
-    waited = time.monotonic()
-    while gone() is not None and time.monotonic() < waited + 10:
-        time.sleep(0.001)  # the thread answers first, and tidies up then
-    assert gone() is None
-    thread.end()
-
-
-def test_a_finalizer_that_runs_in_the_thread_itself_does_not_wait_for_it() -> None:
-    """The garbage collector picks the thread."""
-    thread = OwnThread("test")
-    assert thread.call(lambda: thread.call(threading.current_thread).name) == "test"
-    thread.end()
-
-
-def test_what_the_thread_raises_is_the_callers() -> None:
-    thread = OwnThread("test")
-    for error in (ZeroDivisionError, KeyboardInterrupt, SystemExit):
-        with pytest.raises(error):
-            thread.call(lambda error=error: (_ for _ in ()).throw(error))
-    assert thread.call(lambda: 1) == 1
-    thread.end()
-    thread._thread.join()
-    with pytest.raises(RuntimeError, match="another process, or has ended"):
-        thread.call(lambda: 1)
-
-
-# In a process of its own
-
-CHILD = """
-import atexit, os, sys
-sys.path[:0] = [{port!r}, {stand_ins!r}]
-import acl
-acl.init()  # as torch_npu, which ends ACL in its exit handler
-acl.rt.set_device(0)
-atexit.register(acl.finalize)
-import port_package, torch
-from port.models.image_encoder import IMAGE_ENCODER_OM
-encoder = IMAGE_ENCODER_OM(sys.argv[1], "cpu")
-features = encoder(torch.zeros(2, 3, 8, 8))
-"""
-
-
-def child(code: str, om: Path, release: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "AIS_BENCH_STAND_IN": release, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
-    start = CHILD.format(port=str(OVERLAY.parent / "tests" / "port"), stand_ins=str(STAND_INS))
-    command = [sys.executable, "-c", start + code, str(om)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-
-
-@pytest.mark.parametrize("release", ["old", "new"])
-@pytest.mark.parametrize("end", ["", "del encoder", "encoder.close()", "sys.exit(0)", "holder = [encoder, print]"])
-def test_the_process_ends_cleanly(end: str, release: str, om: Path) -> None:
-    """The model leaves the device before torch_npu ends ACL; the stand-in crashes the process otherwise."""
-    done = child(f"print(tuple(features.shape))\n{end}", om, release)
-    assert (done.returncode, done.stdout) == (0, f"(2, {TOKENS}, {WIDTH})\n"), done.stderr
-    for noise in ("[ERROR] acl init failed", "[INFO] unload model success"):  # not among the command's answers
-        assert noise in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("release", ["old", "new"])
-def test_an_error_ends_the_process_as_always(release: str, om: Path) -> None:
-    done = child("raise KeyError('mine')", om, release)
-    assert done.returncode == 1
-    assert "KeyError: 'mine'" in done.stderr
-    assert "stand-in" not in done.stderr
-
-
-def test_a_forked_child_is_told_and_leaves_the_device_alone(om: Path) -> None:
-    code = """
-if os.fork() == 0:
-    try:
-        encoder.encode(torch.zeros(2, 3, 8, 8))
-    except RuntimeError as error:
-        print("child:", error, flush=True)
-    encoder.close()
-    os._exit(0)
-os.wait()
-print("parent:", tuple(encoder.encode(torch.ones(1, 3, 8, 8)).shape))
-"""
-    done = child(code, om, "new")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"child: .*was loaded in another process", done.stdout)
-    assert f"parent: (1, {TOKENS}, {WIDTH})" in done.stdout
-
-
-def test_without_standard_output(om: Path, ais_bench) -> None:
-    """A service may have closed it."""
-    done = child("", om, "new")
-    assert done.returncode == 0
-    code = "os.close(1); IMAGE_ENCODER_OM(sys.argv[1], 'cpu').encode(torch.zeros(1, 3, 8, 8)); os.write(2, b'fine')"
-    assert child(code, om, "new").stderr.endswith("fine")
 
 
 def test_every_word_of_ais_benchs_session_that_is_used_exists_in_both_releases() -> None:

@@ -165,6 +165,37 @@ def test_an_om_that_cannot_be_loaded(pair) -> None:
     assert "cannot load" in result.reason
 
 
+def test_a_broken_torch_npu_does_not_matter(pair, tmp_path: Path, monkeypatch) -> None:
+    """Installed without its CANN it cannot be imported; ais_bench needs none."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "torch_npu.py").write_text("raise ImportError('libhccl.so: cannot open')")
+    monkeypatch.syspath_prepend(str(tmp_path / "broken"))
+    assert compared(pair).status == "passed"
+    beside = compared(pair, 1)
+    assert (beside.status, "libhccl.so" in beside.reason) == ("not run", True)
+
+
+def test_what_is_measured_is_computed_twice(pair, monkeypatch) -> None:
+    """By `encode`: `__call__` keeps the last features, with which two runs would always agree."""
+    calls: list[int] = []
+    encode = om_gate.IMAGE_ENCODER_OM.encode
+
+    def changing(self, images):
+        calls.append(len(images))
+        return encode(self, images) * len(calls)
+
+    monkeypatch.setattr(om_gate.IMAGE_ENCODER_OM, "encode", changing)
+    result = compared(pair)
+    assert calls == [1, 1]
+    assert (result.status, result.repeat) == ("failed", pytest.approx(1.0))
+
+
+def test_a_file_that_ais_bench_would_refuse_is_not_wrong(pair) -> None:
+    pair[0].chmod(0o666)
+    result = compared(pair)
+    assert (result.status, "chmod go-w" in result.reason) == ("not run", True)
+
+
 def test_without_torch_npu_there_is_npu_0_alone(pair) -> None:
     result = compared(pair, 1)
     assert result.status == "not run"
@@ -176,6 +207,8 @@ def test_without_torch_npu_there_is_npu_0_alone(pair) -> None:
     [
         (DeviceUnavailable("no ais_bench"), "not run"),
         (ValueError("[107001][Error code unknown]"), "not run"),
+        (RuntimeError("[207001][out of memory]"), "not run"),
+        (ValueError("/data/207001/eva_vit_g.om has two inputs"), "failed"),
         (ValueError("[1][ACL: invalid parameter]"), "failed"),
         (RuntimeError("NaN or infinite values"), "failed"),
     ],

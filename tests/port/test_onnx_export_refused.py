@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,27 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
+from onnx_exports import OVERLAY, features, random_pictures, session
 from PIL import Image
 from port.models.eva_vit_model import load_eva_vit
-
-OVERLAY = Path(__file__).resolve().parents[2] / "overlay"
-
-
-def features(path: Path, images: torch.Tensor) -> np.ndarray:
-    return onnxruntime.InferenceSession(str(path)).run(["output"], {"input": images.numpy()})[0]
-
-
-def random_pictures(count: int) -> torch.Tensor:
-    return torch.randn(count, 3, 56, 56, generator=torch.Generator().manual_seed(2))
-
-
-def listing(folder: Path) -> list[str]:
-    """Names in the folder, the digits of the weights' name left out."""
-    return sorted(re.sub(r"[.][0-9a-f]{8}[.]weights$", ".weights", name) for name in os.listdir(folder))
-
 
 # What stops it
 
@@ -81,6 +64,29 @@ def test_damaged_weights(run, tmp_path: Path, capsys) -> None:
     (tmp_path / "bad.pth").write_bytes(b"no weights")
     assert run("--vit-weights", str(tmp_path / "bad.pth")) == 5
     assert "bad.pth cannot be read as PyTorch weights" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers(run, vit_files, tmp_path: Path, capsys) -> None:
+    """fp32 too: it is the file that is wrong, not float16."""
+    state = torch.load(vit_files[0], weights_only=True)
+    state["blocks.1.mlp.fc1.weight"][3, 5] = np.nan
+    torch.save(state, tmp_path / "nan.pth")
+    assert run("--vit-weights", str(tmp_path / "nan.pth")) == 5
+    assert "blocks.1.mlp.fc1.weight.T has infinities or NaN: its file is damaged" in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_opened(run, part, monkeypatch, capsys) -> None:
+    def refused(path, progress) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(part("onnx_file"), "sha256", refused)
+    assert run() == 5
+    assert "the weights cannot be read: [Errno 13] Permission denied" in capsys.readouterr().err
+
+
+def test_none_is_no_file_of_the_transformer(run, capsys) -> None:
+    assert run("--vit-weights", "none") == 5
+    assert "the weight file none does not exist" in capsys.readouterr().err
 
 
 def test_a_truncated_picture(run, tmp_path: Path, capsys) -> None:
@@ -135,6 +141,22 @@ def test_the_evaluation_yaml_wins(exporter, workspace: Path, picture: Path, tmp_
     assert not (tmp_path / "o").exists()
 
 
+def test_the_image_size_of_a_named_yaml_counts_also_where_both_files_are_given(
+    exporter, workspace: Path, vit_files, picture: Path, tmp_path: Path
+) -> None:
+    flags = ["--onnx-model-dir", str(tmp_path / "o"), "--image-path", str(picture)]
+    flags += ["--vit-weights", str(vit_files[0]), "--ln-vision", str(vit_files[1])]
+    assert exporter.main([*flags, "--cfg-path", "eval_configs/minigpt4_eval.yaml"]) == 0
+    assert session(tmp_path / "o/eva_vit_g.onnx").get_inputs()[0].shape[-1] == 56
+
+
+def test_an_image_size_that_is_text(exporter, workspace: Path, picture: Path, capsys) -> None:
+    yaml = workspace / "minigpt4/configs/models/minigpt4_vicuna0.yaml"
+    yaml.write_text(yaml.read_text().replace("image_size: 56", 'image_size: "56"'))
+    assert exporter.main(["--onnx-model-dir", "o", "--image-path", str(picture)]) == 2
+    assert "an image size of '56': ViT-g takes multiples" in capsys.readouterr().err
+
+
 def test_what_the_configuration_lacks_is_named(exporter, workspace: Path, picture: Path, tmp_path, capsys) -> None:
     yaml = workspace / "minigpt4/configs/models/minigpt4_vicuna0.yaml"
     yaml.write_text("".join(line for line in yaml.read_text().splitlines(True) if "q_former_model" not in line))
@@ -178,7 +200,8 @@ def test_a_picture_of_the_workspace_and_weights_of_the_current_folder(
         (["--image-path", "gone.jpg"], "the picture gone.jpg does not exist"),
         (["--image-path", __file__], "cannot be read as a picture"),
         (["--image-path", str(OVERLAY)], "is a folder; name one picture in it"),
-        (["--image-size", "0"], "an image size of 0 pixels"),
+        (["--image-size", "0"], "an image size of 0: ViT-g takes multiples of 14 pixels"),
+        (["--image-size", "225"], "an image size of 225: ViT-g takes multiples of 14 pixels"),
         (["--name", "../x"], "letters, digits, - and _"),
     ],
 )

@@ -118,10 +118,3 @@ def test_an_om_without_ais_bench_ends_with_what_to_install(om: Path, ask) -> Non
     assert (done.returncode, done.stdout) == (5, "")
     assert "needs ais_bench, aclruntime and CANN" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_other_models_encoder_ends_with_the_right_name(om: Path, ask) -> None:
-    write_record(om, {"kind": "om", "batches": [1], "ln_vision": "default"})
-    done = ask(om)
-    assert (done.returncode, done.stdout) == (5, "")
-    assert "was exported with ln_vision=default, and this model needs ln_vision=blip2" in done.stderr

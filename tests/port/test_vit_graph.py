@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
+from onnx_exports import features
 from port.export import parity
 from port.export.vit_graph import OPSETS, vit_graph
 from port.export.weights_file import INSIDE, PAGE, WeightsFile
@@ -40,10 +40,6 @@ def pictures(count: int, size: int = 56) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
 
 
-def features(path: Path, images: torch.Tensor) -> np.ndarray:
-    return onnxruntime.InferenceSession(str(path)).run(["output"], {"input": images.numpy()})[0]
-
-
 @pytest.mark.parametrize("size", [56, 84])
 @pytest.mark.parametrize("batch", [1, 2, None])
 @pytest.mark.parametrize("opset", OPSETS)
@@ -65,7 +61,7 @@ def test_mixed_precision(opset: int, files, tmp_path: Path) -> None:
     expected = load_eva_vit(*files, image_size=56)(images).numpy()
     found = parity.compare(features(path, images), expected)
     assert 1e-6 < found.worst_token < 1e-2
-    typed = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    typed = onnx.shape_inference.infer_shapes(onnx.load(str(path))).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*typed.value_info, *typed.input, *typed.output)}
     types.update({tensor.name: tensor.data_type for tensor in typed.initializer})
     half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -79,7 +75,7 @@ def test_mixed_precision(opset: int, files, tmp_path: Path) -> None:
 def test_static_and_small(files, tmp_path: Path) -> None:
     """No node computes a shape or a constant, every name is its own, and a block has no node too many."""
     for opset, nodes in ((13, 46), (17, 30)):
-        model = onnx.load(export(files, tmp_path, opset=opset))
+        model = onnx.load(str(export(files, tmp_path, opset=opset)))
         graph, blocks = model.graph, 2
         count = Counter(node.op_type for node in graph.node)
         assert not COMPUTES_SHAPES & set(count)
@@ -111,9 +107,11 @@ def test_the_operations_are_those_of_torchs_own_exporter(files, tmp_path: Path) 
 
     options = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     torch.onnx.export(Written(), (torch.ones(1, 17, 176),), str(tmp_path / "t.onnx"), opset_version=13, **options)
-    theirs = [node.op_type for node in onnx.load(tmp_path / "t.onnx").graph.node if node.op_type != "Constant"]
+    theirs = [node.op_type for node in onnx.load(str(tmp_path / "t.onnx")).graph.node if node.op_type != "Constant"]
     ours = [
-        node for node in onnx.load(export(files, tmp_path, opset=13)).graph.node if node.name.startswith("blocks.0")
+        node
+        for node in onnx.load(str(export(files, tmp_path, opset=13))).graph.node
+        if node.name.startswith("blocks.0")
     ]
     norm = [node.op_type for node in ours if ".norm1" in node.name]
     first = next(i for i, node in enumerate(ours) if node.op_type == "Div" and "norm" not in node.name)
@@ -122,7 +120,7 @@ def test_the_operations_are_those_of_torchs_own_exporter(files, tmp_path: Path) 
 
 def test_weights_lie_in_one_file_at_pages(files, tmp_path: Path) -> None:
     path = export(files, tmp_path)
-    graph = onnx.load(path, load_external_data=False).graph
+    graph = onnx.load(str(path), load_external_data=False).graph
     outside = [tensor for tensor in graph.initializer if tensor.external_data]
     entries = [{entry.key: entry.value for entry in tensor.external_data} for tensor in outside]
     (name,) = {entry["location"] for entry in entries}

@@ -23,7 +23,10 @@ class Behaviour:
     status: list[int] = field(default_factory=lambda: [200])
     headers: dict[str, str] = field(default_factory=dict)
     length: bool = True
+    chunked: bool = False  # and without a length
     stall: float = 0.0  # seconds of silence where the cut is, before the connection ends
+    drip: float = 0.0  # seconds between two bytes of the body, after `burst` bytes
+    burst: int = 0
     if_range: bool = True  # honours it
     after: Callable[[], None] = lambda: None
     asked: list[dict[str, str]] = field(default_factory=list)
@@ -53,13 +56,20 @@ class Handler(BaseHTTPRequestHandler):
             if fits:
                 status, start = 206, first
         body = content[start:]
-        headers = dict(behaviour.headers)
-        if behaviour.length:
+        headers = {}
+        if behaviour.chunked:
+            headers["Transfer-Encoding"] = "chunked"
+            body = b"".join(
+                b"%x\r\n%s\r\n" % (len(body[i : i + 99]), body[i : i + 99]) for i in range(0, len(body), 99)
+            )
+            body += b"0\r\n\r\n"
+        elif behaviour.length:
             headers["Content-Length"] = str(len(body) + behaviour.claim)
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content) + behaviour.claim}"
         if etag:
             headers["ETag"] = etag
+        headers.update(behaviour.headers)
         self.answer(status, headers, body if status in (200, 206) else b"", behaviour)
 
     def answer(self, status: int, headers: dict[str, str], body: bytes, behaviour: Behaviour | None) -> None:
@@ -69,7 +79,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         cut = behaviour.next(behaviour.cut) if behaviour else None
         with contextlib.suppress(OSError):
-            self.wfile.write(body if cut is None else body[:cut])
+            body = body if cut is None else body[:cut]
+            if behaviour and behaviour.drip:
+                self.wfile.write(body[: behaviour.burst])
+                for number in range(behaviour.burst, len(body)):
+                    self.wfile.write(body[number : number + 1])
+                    if self.server.stopping.wait(behaviour.drip):
+                        break
+            else:
+                self.wfile.write(body)
             if behaviour and behaviour.stall and cut is not None:
                 self.server.stopping.wait(behaviour.stall)
         if behaviour:

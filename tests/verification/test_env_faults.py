@@ -113,7 +113,6 @@ FAULTS: dict[str, tuple[Callable[[Fake], None], str, Outcome, str]] = {
     "driver library not on the path": (library_not_found, "driver's libraries", NOTE, "export LD_LIBRARY_PATH="),
     "a driver updated since": (updated, "driver", NOTE, "26.1.0 and 26.2.0"),
     "a device file": (one_file_missing, "device files", FAILED, "missing: /dev/devmm_svm"),
-    "Python too old": (lambda fake: python(fake, "3.9.18"), "Python", FAILED, "for Python 3.10 to 3.14"),
     "Python far too old": (lambda fake: python(fake, "3.8.20"), "Python", FAILED, "This port needs Python >=3.9"),
     "no torch": (lambda fake: packages(fake, torch=""), "torch", FAILED, "torch==2.10.0 torch_npu==2.10.0.post4"),
     "no torch_npu": (lambda fake: packages(fake, torch_npu=""), "torch_npu", FAILED, "torch_npu==2.10.0.post4"),
@@ -144,6 +143,19 @@ def test_one_fault_is_found_and_no_other(fault: str, tmp_path: Path) -> None:
     assert found, env.to_table(report)
     assert text in f"{found[0].found} {found[0].why} {found[0].remedy}"
     assert [it.name for it in report.wrong] == ([name] if outcome is FAILED else [])
+
+
+def test_the_kernels_of_an_a3_are_another_package(tmp_path: Path) -> None:
+    fake = Fake(tmp_path / "root")
+    MACHINES["a3"][0](fake)
+    kernels = fake.root / KERNELS
+    (kernels / "ascend910_93").rename(kernels / "ascend910b")
+    info = next((fake.root / ASCEND / "cann").glob("*-linux/ascend_toolkit_install.info"))
+    for version, package in (("8.5.0", "Ascend-cann-A3-ops"), ("8.3.RC1", "Atlas-A3-cann-kernels")):
+        info.write_text(f"version={version}\n")
+        report = env.examine(PROJECT, Source(fake.root, fake.env))
+        (found,) = [it for it in report.findings if it.name == "kernels"]
+        assert f"{package} {version}" in found.remedy
 
 
 def test_numpy_2_is_too_new_for_the_seeds_torch(tmp_path: Path) -> None:

@@ -1,23 +1,22 @@
-"""The trial of torch in a child process, the table of releases, and what reading Python's packages must survive."""
+"""The trial of torch in a child process, and what reading Python's packages must survive."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
-from overlaykit.errors import FixTheProjectFile
 from tests.verification.env_machines import MACHINES, Fake
 from verification import env, env_python, env_trial
 from verification.env_findings import Case, Finding
 from verification.env_machine import read_machine
+from verification.env_npu import check_npu
 from verification.env_python import Trial, numbers, read_python, release, try_torch
+from verification.env_shell import check_shell
 from verification.env_source import Source
 from verification.env_stack import Range, install, read_stack
 from verification.overlay_modules import import_overlay
@@ -66,6 +65,21 @@ def test_torch_and_torch_npu_that_work(tmp_path: Path) -> None:
     assert found.cxx11 == "1"
     finding = judged(tmp_path, "current", found)
     assert (finding.outcome, finding.found) == (Outcome.PASSED, "adds on npu:0, one of 8")
+
+
+def test_what_computes_cannot_lack_its_software(tmp_path: Path) -> None:
+    """CANN may be found without LD_LIBRARY_PATH, and a container may need fewer device files."""
+    fake = Fake(tmp_path)
+    MACHINES["set_env_not_sourced"][0](fake)
+    (fake.root / "dev/devmm_svm").unlink()
+    source, parts = Source(fake.root, fake.env), import_overlay(PROJECT / "overlay")
+    works = Trial(0, "done", cuda=0, npus=8, cxx11="1", wrong_sum=False, said="")
+    lacking = ["device files", "toolkit"]
+    for trial, wrong in ((None, lacking), (replace(works, wrong_sum=True), lacking), (works, [])):
+        python = replace(read_python(source, STACK.packages), trial=trial)
+        case = Case(source, read_machine(source, parts, tmp_path), python, STACK, parts("export.cann").SOC_VERSIONS)
+        found = [*check_npu(case), *check_shell(case)]
+        assert [it.name for it in found if it.outcome is Outcome.FAILED] == wrong
 
 
 def test_an_npu_that_computes_wrongly(tmp_path: Path) -> None:
@@ -166,25 +180,6 @@ def test_a_broken_installation_is_passed_over(tmp_path: Path) -> None:
     assert env_python.read_python(Source(tmp_path, {}), ()).packages == {"numpy": "1.26.4"}
 
 
-@pytest.mark.parametrize(
-    ("version", "row"),
-    [
-        ("9.1.0", "9.1.0"),
-        ("9.1.1", "9.1.X"),
-        ("9.0.1", "9.0.0"),
-        ("8.1.RC1.beta1", "8.1.RC1"),
-        ("8.3.rc1", "8.3.RC1"),
-        ("9.0.0-beta.2", "9.0.0"),
-        ("7.0.T10", "7.0.0"),
-        ("12.3.0", None),
-        ("", None),
-    ],
-)
-def test_the_row_of_a_cann(version: str, row: str | None) -> None:
-    found = STACK.of_cann(version)
-    assert (found.cann if found else None) == row
-
-
 def test_versions_are_compared_by_their_numbers() -> None:
     assert release("2.10.0.post4") == "2.10.0"
     assert release("2.13.0+cpu") == "2.13.0"
@@ -194,45 +189,6 @@ def test_versions_are_compared_by_their_numbers() -> None:
     assert not Range("4.30.2", "6").holds("unknown")
     assert str(Range("4.30.2", "6")) == ">=4.30.2,<6"
     assert install("2.10.0.post4") == "pip install torch==2.10.0 torch_npu==2.10.0.post4"
-
-
-def test_the_table_agrees_with_the_constraints_files() -> None:
-    """What the README tells to install must be good here."""
-    for row in STACK.releases:
-        text = (PROJECT / row.constraints).read_text(encoding="utf-8")
-        wheel = re.search(r"^torch_npu==(\S+)", text, re.MULTILINE)
-        pair = re.search(r"^torch==(\S+)", text, re.MULTILINE)
-        assert wheel
-        assert pair
-        assert release(wheel[1]) == pair[1]
-        if row.cann.lower() in row.constraints:
-            assert wheel[1] in row.torch_npu
-
-
-def test_the_ranges_are_those_of_pyproject() -> None:
-    text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
-    extra = text.partition("\nnpu = [")[2].partition("]")[0]
-    asked = dict(re.findall(r'"([\w-]+)(>=[^"]+)"', extra))
-    assert asked == {name: str(limits) for name, limits in STACK.packages.items()}
-    assert f'requires-python = "{STACK.python}"' in text
-
-
-def test_every_release_has_a_torch_npu_that_this_port_takes() -> None:
-    for row in STACK.releases:
-        assert STACK.torch_npu.holds(STACK.listed(row, "")), row.cann
-
-
-@pytest.mark.parametrize("content", ["releases: 3", "[]", "releases: [{cann: 9}]", "a: [", ""])
-def test_a_table_of_another_form_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "ascend_stack.yaml").write_text(content)
-    with pytest.raises(FixTheProjectFile, match="cannot be used"):
-        read_stack(tmp_path)
-
-
-def test_every_row_has_its_source() -> None:
-    content = yaml.safe_load((PROJECT / "configs" / "ascend_stack.yaml").read_text(encoding="utf-8"))
-    assert all(row["source"] for row in (*content["releases"], *content["exchangeable"]))
 
 
 def test_atb_of_the_other_abi_is_named(tmp_path: Path) -> None:

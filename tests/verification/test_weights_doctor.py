@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import pickle
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,34 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from weights_project import ROOT, Project, shapes_of
+from weights_project import Project, bad, project, run
 
 import verify
-from verification.synthetic_text import train_tokenizer
-from verification.weightfiles import space
-from verification.weightfiles.facts import read_facts
 
-LAYERS = "model.layers.0.self_attn.q_proj.weight"
-
-
-@pytest.fixture
-def project(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return Project(tmp_path / "project", tiny)
-
-
-def run(project: Project, models: Path, *more: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    arguments = ["weights", "--project", str(project.folder), "--model-path", str(models), "--json", *more]
-    code = verify.main(arguments)
-    out = capsys.readouterr().out
-    report = json.loads(out)
-    assert report["exit_code"] == code
-    return report
-
-
-def bad(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Wrong and missing files by name."""
-    return {Path(f["path"]).name: f for f in report["files"] if f["outcome"] in ("FAILED", "not run")}
+__all__ = ["project"]  # a fixture
 
 
 def test_the_right_set_is_right(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +71,8 @@ def old(content: Any) -> bytes:
 
 
 DRIVE = b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title>"
+
+
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 37907201\n".encode()
 
 
@@ -205,174 +183,6 @@ def test_nothing_in_a_pickle_is_executed(project: Project, capsys: pytest.Captur
     assert not (project.folder / "executed").exists()
 
 
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-@pytest.mark.parametrize(
-    ("changes", "what"),
-    [
-        ({"vocab_size": 32000}, "Vicuna v1.1 or v1.3, or plain LLaMA"),
-        ({"vocab_size": 32000, "max_position_embeddings": 4096}, "Vicuna v1.5 or Llama-2"),
-        ({"hidden_size": 5120, "num_hidden_layers": 40}, "a 13B language model"),
-        ({"num_hidden_layers": 22}, "num_hidden_layers is 22, not 4"),
-    ],
-)
-def test_another_language_model_is_named(
-    project: Project, changes: dict[str, Any], what: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    models = project.copy()
-    edit(models / "weights" / "config.json", **changes)
-    report = run(project, models, capsys=capsys)
-    found = bad(report)["config.json"]
-    assert found["what"].startswith(what)
-    assert "move" in found["fix"]
-    assert not (models / "weights" / "weights-pins.json").exists()  # nothing wrong is pinned
-
-
-def test_vicuna_v0_in_place_of_llama2(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    models = project.copy()
-    edit(models / "llama2" / "config.json", vocab_size=32001)
-    found = bad(run(project, models, "--only", "llama2_model", capsys=capsys))["config.json"]
-    assert found["what"].startswith("Vicuna v0")
-
-
-def respoil(shard: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    content = torch.load(shard, weights_only=True)
-    change(content)
-    torch.save(content, shard)
-
-
-def shard_with(folder: Path, name: str) -> Path:
-    index = json.loads((folder / "pytorch_model.bin.index.json").read_text())
-    return folder / index["weight_map"][name]
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "what"),
-    [
-        ("model.embed_tokens.weight", lambda t: t[:-1].clone(), "the words of another version"),
-        ("lm_head.weight", lambda t: t[:-1].clone(), "whatever config.json says"),
-        (LAYERS, lambda t: t[:, :-1].clone(), "shapes of another model: model.layers.0.self_attn.q_proj.weight"),
-        ("model.norm.weight", lambda t: t * 1e-3, "a delta: the difference to LLaMA"),
-        ("model.norm.weight", None, "the index says that model.norm.weight is in it"),
-    ],
-)
-def test_shards_are_looked_into(
-    project: Project, name: str, change: Any, what: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """config.json is right in all of these."""
-    models = project.copy()
-    shard = shard_with(models / "weights", name)
-    respoil(shard, lambda t: t.update({name: change(t[name])}) if change else t.pop(name))
-    found = bad(run(project, models, "--only", "llama_model", capsys=capsys))
-    assert list(found) == [shard.name]
-    assert what in found[shard.name]["what"]
-
-
-def test_an_index_that_leads_out_of_the_folder(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    models = project.copy()
-    index = models / "weights" / "pytorch_model.bin.index.json"
-    content = json.loads(index.read_text())
-    content["weight_map"][LAYERS] = "../../somewhere/model.bin"
-    index.write_text(json.dumps(content))
-    found = bad(run(project, models, "--only", "llama_model", capsys=capsys))
-    assert found[index.name]["kind"] == "unsafe"
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"weight_map": {}}', '{"weight_map": {"a": "a.bin"}}'])
-def test_a_broken_index(project: Project, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    models = project.copy()
-    (models / "weights" / "pytorch_model.bin.index.json").write_text(text)
-    assert "pytorch_model.bin.index.json" in bad(run(project, models, "--only", "llama_model", capsys=capsys))
-
-
-def test_wrong_tokenizers(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    models = project.copy()
-    path = models / "weights" / "tokenizer.model"
-    for content, what in (
-        (train_tokenizer(7), "a SentencePiece model of "),
-        (b"IQ== 0\nIg== 1\n", "the tokenizer of Llama 3"),
-        (b'{"version": "1.0"}', "a tokenizer.json under this name"),
-        (b"nonsense", "no SentencePiece model"),
-    ):
-        path.write_bytes(content)
-        found = bad(run(project, models, "--only", "llama_model", capsys=capsys))[path.name]
-        assert found["what"].startswith(what)
-        assert "not LLaMA's tokenizer" in found["what"]
-
-
-def test_bert_without_its_configuration(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    models = project.copy()
-    folder = models / "othfiles" / "bert-base-uncased"
-    (folder / "deeper").mkdir()
-    shutil.move(str(folder / "config.json"), folder / "deeper")
-    report = run(project, models, capsys=capsys)
-    assert report["exit_code"] == 5
-    assert "but in" in bad(report)["config.json"]["what"]
-    shutil.rmtree(folder / "deeper")
-    assert bad(run(project, models, capsys=capsys))["config.json"]["what"] == "not there"
-    shutil.rmtree(folder)
-    folder.write_bytes(b"a file")
-    assert bad(run(project, models, capsys=capsys))["bert-base-uncased"]["kind"] == "file"
-
-
-def test_safetensors(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    from safetensors.torch import save_file
-
-    models = project.copy()
-    folder = models / "weights"
-    tensors: dict[str, torch.Tensor] = {}
-    for shard in sorted(folder.glob("*.bin")):
-        tensors |= torch.load(shard, weights_only=True)
-        shard.unlink()
-    (folder / "pytorch_model.bin.index.json").unlink()
-    whole = folder / "model.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(whole))
-    assert run(project, models, "--only", "llama_model", capsys=capsys)["exit_code"] == 0
-    content = whole.read_bytes()
-    for spoilt in (content[:-1], content[:5], content[:500]):
-        whole.write_bytes(spoilt)
-        found = bad(run(project, models, "--only", "llama_model", capsys=capsys))
-        assert found["model.safetensors"]["kind"] == "truncated"
-
-
-def test_a_file_that_changes_after_it_was_seen_is_refused(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    models = project.copy()
-    assert run(project, models, capsys=capsys)["exit_code"] == 0
-    shard = models / "weights" / "pytorch_model-00001-of-00002.bin"
-    respoil(shard, lambda tensors: next(iter(tensors.values())).add_(1e-3))
-    found = bad(run(project, models, capsys=capsys))[shard.name]
-    assert found["kind"] == "changed"
-    assert "when it was first seen" in found["what"]
-    assert "delete its entry" in found["fix"]
-    pins = models / "weights" / "weights-pins.json"
-    content = json.loads(pins.read_text())
-    del content["files"][shard.name]
-    pins.write_text(json.dumps(content))
-    assert run(project, models, capsys=capsys)["exit_code"] == 0  # accepted, and pinned again
-    assert shard.name in json.loads(pins.read_text())["files"]
-
-
-def test_pins_of_a_folder_that_cannot_be_written(
-    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from verification.weightfiles import pins
-
-    models, write = project.copy(), pins._write
-
-    def refuse(path: Path, content: Any) -> None:
-        if path.name == pins.NAME:
-            raise PermissionError(path)
-        write(path, content)
-
-    monkeypatch.setattr(pins, "_write", refuse)
-    report = run(project, models, "--only", "llama_model", capsys=capsys)
-    assert [Path(path).parent for path in report["pins"]] == [tmp_path / "cache" / "minigpt4-ascend"]
-    again = run(project, models, "--only", "llama_model", capsys=capsys)
-    assert "as first seen" in {f["told_by"] for f in again["files"]}
-
-
 def test_a_file_that_cannot_be_read(
     project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,19 +194,6 @@ def test_a_file_that_cannot_be_read(
     monkeypatch.setattr(files, "recognise", refuse)
     found = bad(run(project, project.copy(), "--only", "ckpt", capsys=capsys))["prerained_minigpt4_7b.pth"]
     assert (found["kind"], found["what"]) == ("unreadable", "not readable: Permission denied")
-
-
-def test_a_known_shard_is_named(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    import hashlib
-
-    models = project.copy()
-    shard = models / "weights" / "pytorch_model-00001-of-00002.bin"
-    digest = hashlib.sha256(shard.read_bytes()).hexdigest()
-    project.facts["llama_model"]["known_shards"] = {digest: "shard 1 of somebody's (v0)"}
-    project.save()
-    for _ in range(2):
-        report = run(project, models, "--only", "llama_model", capsys=capsys)
-        assert "shard 1 of somebody's (v0)" in {f["told_by"] for f in report["files"]}
 
 
 def test_usage(project: Project, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -437,31 +234,3 @@ def test_a_workspace_names_the_files(project: Project, capsys: pytest.CaptureFix
     assert lines["ckpt"]["path"] == ckpt
     assert lines["encoder"]["outcome"] == "note"
     assert "onnx_model_export.py" in lines["encoder"]["what"]
-
-
-def test_the_real_configuration_is_whole() -> None:
-    facts = read_facts(ROOT / "configs" / "weights.yaml")
-    assert sum(len(entry.tensors) for entry in facts.values()) > 700
-    for key, entry in facts.items():
-        assert entry.path or key == "encoder"
-        for url in entry.file.urls:
-            assert url.startswith("https://")
-            assert entry.file.sha256, "a mirror counts only with a published sum"
-        assert entry.folder or entry.file.bytes or key == "encoder"
-    assert facts["vit_weights"].tensors["blocks.38.attn.qkv.weight"] == (4224, 1408)
-
-
-def test_memory_of_the_real_model() -> None:
-    """Vicuna 7B v0 has 6,738,423,808 parameters (32,001 words): 13.48 GB in 16 bits, as its two shards."""
-    config = read_facts(ROOT / "configs" / "weights.yaml")["llama_model"].config
-    assert space.parameters(config)[0] == 6_738_423_808
-    assert "31.3 GB in float32, 15.7 GB in float16, 9.2 GB in int8" in space.describe_memory(config)
-    assert "does not say" in space.describe_memory({})
-
-
-def test_shapes_of_the_synthetic_set_fit_the_pattern(tiny: Path) -> None:
-    """The names in weights.yaml are those of the real formats."""
-    content = yaml.safe_load((ROOT / "configs" / "weights.yaml").read_text())
-    for key in ("vit_weights", "q_former_model", "ckpt", "llama2_ckpt"):
-        inside = shapes_of(tiny / content[key]["path"])
-        assert {name.replace("{}", "0") for name in content[key]["tensors"]} <= set(inside)

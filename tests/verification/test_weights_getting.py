@@ -4,73 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hostile_server import HostileServer, hostile_server, sha256
-from weights_project import Project
+from hostile_server import sha256
+from weights_doctor import CKPT, INDEX, MIRRORS, SECOND, SHARD, VICUNA, Doctor, doctor
 
-import verify
 from verification.weightfiles import getting, space
 
-CKPT = "pretrain/prerained_minigpt4_7b.pth"
-VICUNA = "/Vision-CAIR/vicuna-7b/resolve/main/"
-SECOND = "/wangrongsheng/MiniGPT-4-LLaMA-7B/resolve/main/"
-SHARD = "pytorch_model-0000{}-of-00002.bin"
-INDEX = "pytorch_model.bin.index.json"
-MIRRORS = (
-    "/wangrongsheng/MiniGPT4-7B/resolve/main/prerained_minigpt4_7b.pth",
-    "/ckpt/minigpt4-7B/resolve/main/prerained_minigpt4_7b.pth",
-)
-
-
-class Ran(NamedTuple):
-    code: int
-    report: dict[str, Any]
-    err: str
-
-    @property
-    def bad(self) -> dict[str, str]:
-        """Kind of what is wrong or missing, by file name."""
-        wrong = (f for f in self.report["files"] if f["outcome"] in ("FAILED", "not run"))
-        return {Path(f["path"]).name: f["kind"] for f in wrong}
-
-
-class Doctor:
-    """Runs the command on one folder against a server that stands for Hugging Face."""
-
-    def __init__(self, project: Project, server: HostileServer, capsys: pytest.CaptureFixture[str]) -> None:
-        self.project, self.server, self.capsys = project, server, capsys
-        self.models = project.folder / "mine"
-
-    def run(self, *more: str) -> Ran:
-        common = ["weights", "--project", str(self.project.folder), "--model-path", str(self.models)]
-        code = verify.main([*common, "--download", "--json", *more])
-        out, err = self.capsys.readouterr()
-        return Ran(code, json.loads(out) if out else {}, err)
-
-    def asked(self, path: str) -> list[dict[str, str]]:
-        return self.server.http.paths[path].asked  # type: ignore[attr-defined]
-
-    def spoil(self, name: str, content: bytes) -> None:
-        (self.models / name).unlink(missing_ok=True)
-        (self.models / name).write_bytes(content)
-
-
-@pytest.fixture
-def doctor(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Doctor]:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with hostile_server() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url + "/")
-        project = Project(tmp_path / "project", tiny)
-        project.serve(server)
-        yield Doctor(project, server, capsys)
+__all__ = ["doctor"]  # a fixture
 
 
 def same(one: Path, other: Path) -> bool:
@@ -142,7 +85,10 @@ def test_nothing_can_be_reached(doctor: Doctor) -> None:
     assert ran.code == 5
     assert set(ran.bad.values()) == {"missing"}
     assert len(ran.report["troubles"]) == 2
-    assert all("it answers 404" in trouble for trouble in ran.report["troubles"])
+    for trouble, sources in zip(ran.report["troubles"], ("ckpt", "bert")):
+        facts = doctor.project.facts[sources]
+        tried = len(facts.get("repositories", ()) or facts["urls"])
+        assert trouble.count("it answers 404") == tried > 1  # every source's reason
     assert not list(doctor.models.rglob("*.p*"))
 
 
@@ -193,6 +139,28 @@ def test_a_cut_off_shard_that_was_fetched_here_is_fetched_again(doctor: Doctor) 
     assert doctor.run("--only", "llama_model").code == 0
     path = doctor.models / "weights" / SHARD.format(1)
     path.write_bytes(path.read_bytes()[:-5])
+    assert doctor.run("--only", "llama_model").code == 0
+    assert same(doctor.project.tiny / "weights", doctor.models / "weights")
+
+
+def test_a_shard_that_is_fetched_again_must_be_the_one_that_was_here(doctor: Doctor) -> None:
+    """The repository has another version by now: its shard does not belong to the others."""
+    assert doctor.run("--only", "llama_model").code == 0
+    path = doctor.models / "weights" / SHARD.format(2)
+    content = path.read_bytes()
+    path.unlink()
+    first = (doctor.models / "weights" / SHARD.format(1)).read_bytes()
+    doctor.server.serve(VICUNA + SHARD.format(2), first)
+    ran = doctor.run("--only", "llama_model")
+    assert ran.bad == {SHARD.format(2): "missing"}
+    assert f"and the file has {sha256(content)}" in ran.report["troubles"][0]
+
+
+def test_what_came_damaged_is_not_asked_for_again(doctor: Doctor) -> None:
+    index = doctor.server.http.paths[VICUNA + INDEX]  # type: ignore[attr-defined]
+    doctor.server.serve(VICUNA + INDEX, b'{"weight_map": {}}')
+    assert doctor.run("--only", "llama_model").bad == {INDEX: "damaged"}
+    doctor.server.http.paths[VICUNA + INDEX] = index  # type: ignore[attr-defined]
     assert doctor.run("--only", "llama_model").code == 0
     assert same(doctor.project.tiny / "weights", doctor.models / "weights")
 

@@ -11,8 +11,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
+
+import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 HUB = "https://huggingface.co/"
@@ -90,3 +93,23 @@ def shapes_of(path: Path) -> dict[str, list[int]]:
     content = torch.load(path, weights_only=True)
     content = content.get("model", content)
     return {name: list(value.shape) for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.fixture
+def project(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Project(tmp_path / "project", tiny)
+
+
+def run(project: Project, models: Path, *more: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    arguments = ["weights", "--project", str(project.folder), "--model-path", str(models), "--json", *more]
+    code = verify.main(arguments)
+    out = capsys.readouterr().out
+    report = json.loads(out)
+    assert report["exit_code"] == code
+    return report
+
+
+def bad(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Wrong and missing files by name."""
+    return {Path(f["path"]).name: f for f in report["files"] if f["outcome"] in ("FAILED", "not run")}

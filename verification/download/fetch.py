@@ -7,15 +7,26 @@ source only where the sum of the file is known: it alone can tell that both send
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from overlaykit.errors import TryAgain
-from verification.download.part import Part, State
+from verification.download.part import Part, State, appeared
 from verification.download.progress import Quiet
-from verification.download.request import Answer, Unanswered, Unusable, ask, hub_url, refuse_page, seconds
+from verification.download.request import (
+    Answer,
+    Pace,
+    TooSlow,
+    Unanswered,
+    Unusable,
+    ask,
+    hub_url,
+    refuse_page,
+    seconds,
+)
 from verification.download.sums import PIECE
 
 HEAD = 512  # bytes that tell a web page
@@ -49,6 +60,8 @@ class Patience:
     tries: int = 4  # in a row without a new byte
     crumbs: int = 500  # requests that brought less than PIECE: against a server that sends a few bytes each time
     longest: float = 120.0  # that a server may ask to wait
+    least: int = 60_000  # bytes that `span` seconds must bring: 1 kB/s
+    span: float = 60.0
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -58,10 +71,8 @@ def fetch(wanted: Wanted, show: Quiet, patience: Patience | None = None) -> Fetc
     troubles = []
     with Part(wanted.target) as part:
         try:
-            if wanted.target.exists():
-                raise TryAgain(
-                    f"{wanted.target} has appeared meanwhile.", "Another run made it.", "Run this one again."
-                )
+            if os.path.lexists(wanted.target):
+                raise appeared(wanted.target)
             if part.path.stat().st_size:
                 show.start(f"{wanted.target.name} (what is here)", part.path.stat().st_size, 0)
                 part.sum_what_is_there(show)
@@ -73,6 +84,8 @@ def fetch(wanted: Wanted, show: Quiet, patience: Patience | None = None) -> Fetc
                     show.say(f"{wanted.target.name}: no use: {url}: {reason}")
         finally:
             show.stop()
+            if part.kept:
+                show.say(f"{part.kept} is what was in {part.path.name}: it is not the beginning of this file")
     raise TryAgain(
         f"{wanted.target} could not be fetched.",
         "\n".join(troubles),
@@ -86,6 +99,7 @@ class Source:
 
     def __init__(self, url: str, wanted: Wanted, part: Part, show: Quiet, patience: Patience) -> None:
         self.url, self.wanted, self.part, self.show, self.patience = url, wanted, part, show, patience
+        self.pace = Pace(patience.least, patience.span)
         self.mixed = part.size > 0  # bytes of an earlier run or of another source are in it
 
     def fetch(self) -> Fetched:
@@ -119,7 +133,8 @@ class Source:
                 self.request()
                 return
             except Unanswered as reason:
-                failures = 0 if self.part.size > most else failures + 1
+                got_on = self.part.size > most and not isinstance(reason, TooSlow)
+                failures = 0 if got_on else failures + 1
                 crumbs += self.part.size < most + PIECE
                 most = max(most, self.part.size)
                 if failures >= self.patience.tries:
@@ -157,7 +172,7 @@ class Source:
     def first_bytes(self, answer: Answer) -> bytes:
         """Enough to know a web page, before the part that is here is given up for it."""
         first = b""
-        while len(first) < HEAD and (piece := answer.read(HEAD - len(first))):
+        while len(first) < HEAD and (piece := self.pace.read(answer, HEAD - len(first))):
             first += piece
         refuse_page(first)
         return first
@@ -198,7 +213,7 @@ class Source:
             raise Unusable(f"its file has {answer.total:,} bytes, not the {wanted.bytes:,} of the right one")
         if None not in (wanted.sha256, answer.sha256) and wanted.sha256 != answer.sha256:
             raise Unusable(f"its file has the sha256 {answer.sha256}, not {wanted.sha256}")
-        if answer.total is None and not self.right_sum() and not answer.sha256:
+        if not answer.ends and not self.right_sum() and not answer.sha256:
             raise Unusable("it does not say how long the file is: a file that is cut off could not be told")
         if answer.start and self.changed(answer):
             self.part.restart()
@@ -216,7 +231,7 @@ class Source:
     def copy(self, answer: Answer, first: bytes, skip: int) -> None:
         """Append the body to the part: `first`, which is read already, and the rest; without the first `skip` bytes."""
         total = answer.total if answer.total is not None else self.wanted.bytes
-        position, piece = answer.start, first or answer.read(PIECE)
+        position, piece = answer.start, first or self.pace.read(answer, PIECE)
         while piece:
             new = piece[max(skip - position, 0) :]
             position += len(piece)
@@ -226,6 +241,6 @@ class Source:
             if new:
                 self.part.append(new)
                 self.show.advance(len(new))
-            piece = answer.read(PIECE)
+            piece = self.pace.read(answer, PIECE)
         if total is not None and position < total:
             raise Unanswered(f"the connection ended after {position:,} of {total:,} bytes")

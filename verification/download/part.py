@@ -19,6 +19,7 @@ from overlaykit.errors import TryAgain
 from verification.download.progress import Quiet
 from verification.download.sums import PIECE, Sum
 
+FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link's target is somebody's file
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,18 +41,21 @@ class Part:
         self.state_path = target.with_name(target.name + ".part.json")
         self.size = 0
         self.state: State | None = None
+        self.foreign = False  # the data was there before any run of ours: a user's file that is to be continued
+        self.kept: Path | None = None  # where data that turned out to be of another file is now
 
     def __enter__(self) -> Part:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self._open()
         self._sum = Sum()
         self.state = self._read_state()
+        self.foreign = self.state is None and self.path.stat().st_size > 0
         return self
 
     def _open(self) -> None:
         """Open and lock the data. The lock goes with the process, however that ends."""
         while True:
-            self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+            self._file = os.fdopen(os.open(self.path, FLAGS, 0o644), "r+b", buffering=0)
             try:
                 _lock(self._file)
             except BlockingIOError:
@@ -77,6 +81,12 @@ class Part:
 
     def restart(self, state: State | None = None) -> None:
         """Forget the data. What comes next is from `state`, which is on disk before the data."""
+        if self.foreign:
+            kept = free_name(self.target)
+            os.replace(self.path, kept)
+            self._file.close()
+            self._open()
+            self.foreign, self.kept = False, kept
         self._sum.close()
         self._sum = Sum()
         self._file.truncate(0)
@@ -98,6 +108,8 @@ class Part:
     def finish(self) -> None:
         """Give the data its final name, in one step."""
         self._guarded(lambda: os.fsync(self._file.fileno()))
+        if os.path.lexists(self.target):
+            raise appeared(self.target, f" What was fetched is whole, in {self.path.name}.")
         os.replace(self.path, self.target)
         self.state_path.unlink(missing_ok=True)
         folder = os.open(self.target.parent, os.O_RDONLY)
@@ -145,6 +157,22 @@ class Part:
             return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
         except FileNotFoundError:
             return False
+
+
+def appeared(target: Path, more: str = "") -> TryAgain:
+    return TryAgain(
+        f"{target} has appeared meanwhile.",
+        f"Another program made it, and it is left as it is.{more}",
+        "Run this again.",
+    )
+
+
+def free_name(path: Path) -> Path:
+    """NAME.replaced, NAME.replaced2, ...: the first that is free."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.replaced{number if number > 1 else ''}")):
+        number += 1
+    return aside
 
 
 def _lock(file: Any) -> None:

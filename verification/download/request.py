@@ -34,6 +34,10 @@ class Unanswered(Exception):
         self.after = after
 
 
+class TooSlow(Unanswered):
+    """It sends, but so little that the file would never be whole."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """An open answer. Close it."""
@@ -42,6 +46,7 @@ class Answer:
     body: Any
     start: int
     total: int | None  # bytes of the whole file, where the answer says so
+    ends: bool  # a cut can be told from the end: by the length, or because the body comes in chunks
     validator: str | None  # for If-Range: a strong ETag, else the date of the last change
     sha256: str | None  # of the file, where the server announces it, as Hugging Face does
 
@@ -51,6 +56,26 @@ class Answer:
             return self.body.read1(limit)
         except (http.client.HTTPException, OSError) as error:
             raise Unanswered(f"the connection broke ({describe(error)})") from error
+
+
+class Pace:
+    """Reads answers, and gives up where `span` seconds of waiting bring less than `least` bytes."""
+
+    def __init__(self, least: int, span: float) -> None:
+        self.least, self.span = least, span
+        self.arrived, self.waited = 0, 0.0
+
+    def read(self, answer: Answer, limit: int) -> bytes:
+        """As Answer.read. Counts only the time of reading: a slow disk is not the server's fault."""
+        began = time.monotonic()
+        piece = answer.read(limit)
+        self.waited += time.monotonic() - began
+        self.arrived += len(piece)
+        if piece and self.waited >= self.span:
+            arrived, self.arrived, self.waited = self.arrived, 0, 0.0
+            if arrived < self.least:
+                raise TooSlow(f"it sent {arrived:,} bytes in {self.span:,.0f} s")
+        return piece
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
@@ -63,7 +88,16 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
             raise Unusable(f"it redirects from https to {newurl.split('?')[0]}, which anyone on the way could change")
         self.announced = self.announced or announced(headers)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        again = super().redirect_request(req, fp, code, msg, headers, newurl)
+        token = req.unredirected_hdrs.get("Authorization")
+        # Hugging Face sends small files of a repository with a licence from another path of its own host.
+        if again is not None and token and urlsplit(req.full_url)[:2] == urlsplit(newurl)[:2]:
+            again.add_unredirected_header("Authorization", token)
+        return again
+
+    def http_error_308(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """urllib knows 308 from Python 3.11 on; for a GET it is as 307."""
+        return self.http_error_302(req, fp, 307, msg, headers)
 
 
 def hub_url(url: str) -> str:
@@ -125,7 +159,8 @@ def read_headers(body: Any, asked: int, told: str | None) -> Answer:
     elif status != 200:
         body.close()
         raise Unusable(f"it answers {status}, which is no file")
-    return Answer(status, body, start, total, _validator(headers), told or announced(headers))
+    ends = total is not None or headers.get("Transfer-Encoding", "").lower() == "chunked"
+    return Answer(status, body, start, total, ends, _validator(headers), told or announced(headers))
 
 
 def raise_for(error: urllib.error.HTTPError) -> None:

@@ -56,8 +56,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="verify.py weights",
         description=__doc__,
-        epilog="Exit codes: 0 all there and right; 1 a file is wrong; 2 usage; 5 a file is missing or could not be "
-        "fetched; 130 interrupted. HF_ENDPOINT (a mirror of huggingface.co) and HF_TOKEN are honoured.",
+        epilog="Exit codes: 0 all there and right; 1 a file is wrong; 2 usage; 5 a file is missing, could not "
+        "be\nfetched, or could not be looked into; 130 interrupted; 141 nobody reads the output.\n"
+        "HF_ENDPOINT (a mirror of huggingface.co) and HF_TOKEN are honoured.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model-path", metavar="FOLDER", help="a folder with weights/, pretrain/ and othfiles/")
@@ -145,12 +146,17 @@ def check(entries: Mapping[str, Entry], paths: Mapping[str, Path], sums: Sums) -
     synthetic = any(map(_synthetic, paths.values()))
     found: list[Finding] = []
     for key, path in paths.items():
-        if key == ENCODER:
-            found.append(_encoder(entries[key], path))
-        elif entries[key].folder:
-            found += check_folder(entries[key], path, sums, synthetic)
-        else:
-            found.append(check_file(entries[key], path, entries.values(), sums, synthetic))
+        try:
+            if key == ENCODER:
+                found.append(_encoder(entries[key], path))
+            elif entries[key].folder:
+                found += check_folder(entries[key], path, sums, synthetic)
+            else:
+                found.append(check_file(entries[key], path, entries.values(), sums, synthetic))
+        except OSError as error:
+            what = f"not readable: {error.strerror} ({error.filename or path})"
+            fix = "Give yourself the right to read it, or check the disk"
+            found.append(Finding(key, path, Outcome.NOT_RUN, "unreadable", what, fix))
     return found
 
 

@@ -82,7 +82,7 @@ def look(entry: Entry, facts: FileFacts, path: Path, get: str) -> Finding:
         trouble = recognise(path)
     except OSError as error:
         fix = f"Give yourself the right to read it, or check the disk. {get}"
-        return Finding(entry.key, path, Outcome.FAILED, "unreadable", f"not readable: {error.strerror}", fix, size)
+        return Finding(entry.key, path, Outcome.NOT_RUN, "unreadable", f"not readable: {error.strerror}", fix, size)
     if trouble is None:
         return Finding(entry.key, path, Outcome.PASSED, bytes=size)
     if trouble.kind == "truncated" and facts.bytes:

@@ -17,6 +17,11 @@ from verification.weightfiles.recognise import Trouble
 from verification.weightfiles.tensors import compare, is_delta, shapes
 
 SHARD = (".bin", ".safetensors")
+UNOPENED = Trouble(
+    "unopened",
+    "there, but not looked into: that takes torch, and with torch before 2.1 as much free memory as the file has bytes",
+    "Install what inference needs (pip install '.[cpu]') and run this again",
+)
 
 
 def check_folder(entry: Entry, folder: Path, sums: Sums, synthetic: bool) -> list[Finding]:
@@ -92,9 +97,9 @@ def _content(entry: Entry, line: Finding, facts: FileFacts) -> Finding:
         trouble = _shard(entry, line.path)
     if trouble is None:
         return line
-    fix = (
-        trouble.fix or f"It is another model: move {line.path.parent} away, then. {how_to_get(entry, line.path.parent)}"
-    )
+    if trouble is UNOPENED:
+        return replace(line, kind=trouble.kind)
+    fix = trouble.fix or f"It is another model: move {line.path.parent} away. {how_to_get(entry, line.path.parent)}"
     return replace(line, outcome=Outcome.FAILED, kind=trouble.kind, what=trouble.what, fix=fix)
 
 
@@ -128,8 +133,10 @@ def _index(entry: Entry, path: Path) -> Trouble | None:
 
 def _shard(entry: Entry, path: Path) -> Trouble | None:
     inside = shapes(path)
-    if inside is None or isinstance(inside, Trouble):
-        return inside and replace(inside, fix=how_to_get(entry, path.parent))
+    if inside is None:
+        return UNOPENED
+    if isinstance(inside, Trouble):
+        return replace(inside, fix=how_to_get(entry, path.parent))
     wrong = compare(inside, {name: shape for name, shape in entry.tensors.items() if name in inside})
     if wrong:
         return Trouble("other", f"shapes of another model: {wrong}")
@@ -166,6 +173,8 @@ def _with_sums(entry: Entry, folder: Path, lines: list[tuple[Finding, FileFacts]
             result.append(_published(entry, line, facts))
         elif name in pins.pins:
             result.append(_pinned(entry, line, pins))
+        elif line.kind == UNOPENED.kind and digest not in entry.known_shards:
+            result.append(replace(line, outcome=Outcome.NOT_RUN, what=UNOPENED.what, fix=UNOPENED.fix))
         else:
             new[name] = Pin(digest)
             result.append(replace(line, told_by=entry.known_shards.get(digest, "seen for the first time")))
@@ -180,7 +189,7 @@ def _published(entry: Entry, line: Finding, facts: FileFacts) -> Finding:
     what = f"its sha256 is {line.sha256}, not {facts.sha256}"
     if line.path.name == "tokenizer.model":
         what = f"{tokenizer_kind(line.path)}, not LLaMA's tokenizer; {what}"
-    fix = f"Move it away, then. {how_to_get(entry, line.path.parent)}"
+    fix = f"Move it away. {how_to_get(entry, line.path.parent)}"
     return replace(line, outcome=Outcome.FAILED, kind="other", what=what, fix=fix)
 
 
@@ -195,7 +204,9 @@ def tokenizer_kind(path: Path) -> str:
         import sentencepiece
 
         words = sentencepiece.SentencePieceProcessor(model_file=str(path)).get_piece_size()
-    except (ImportError, RuntimeError, OSError):
+    except ImportError:
+        return "another one"
+    except (RuntimeError, OSError):
         return "no SentencePiece model"
     return f"a SentencePiece model of {words:,} words"
 
@@ -203,6 +214,7 @@ def tokenizer_kind(path: Path) -> str:
 def _pinned(entry: Entry, line: Finding, pins: Pins) -> Finding:
     pin = pins.pins[line.path.name]
     if pin.sha256 == line.sha256:
+        line = replace(line, kind="ok")
         told = "announced by its server" if pin.announced else "as first seen"
         return replace(line, told_by=entry.known_shards.get(pin.sha256, told))
     what = f"it has changed: its sha256 is {line.sha256}, and was {pin.sha256} when it was first seen ({pins.path})"

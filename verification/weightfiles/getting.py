@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from overlaykit.errors import TryAgain
 from verification.download.fetch import Fetched, Patience, Wanted, fetch
+from verification.download.part import appeared, free_name
 from verification.download.progress import Quiet
+from verification.download.sums import sha256_of
 from verification.present import WHOLE_OR_INDEX
 from verification.report import Outcome
 from verification.weightfiles.facts import Entry, FileFacts
@@ -39,6 +42,7 @@ class Getter:
         if not bad:
             return
         try:
+            refuse_to_replace(bad)
             if entry.folder:
                 self._folder(entry, path, findings)
             elif entry.file.urls:
@@ -46,6 +50,8 @@ class Getter:
                 self._fetch(entry.file, path, entry.file.urls)
         except TryAgain as trouble:
             self.troubles.append(str(trouble))
+        except BrokenPipeError:  # nobody reads what this says: not about a file
+            raise
         except OSError as error:
             what = f"{path} could not be written: {error.strerror} ({error.filename})."
             self.troubles.append(f"{what}\nGive yourself the right to, or name another folder with --model-path.")
@@ -67,18 +73,22 @@ class Getter:
         pins = Pins(folder)
         for found in findings:
             if found.outcome is Outcome.FAILED:
+                pin = pins.pins.get(found.path.name)
+                if pin and sha256_of(found.path) == pin.sha256:  # it came like that: its sum is not one to ask for
+                    pins.drop(found.path.name)
                 set_aside(found, FileFacts(found.path.name), self.show)
-                pins.drop(found.path.name)
         wanted = self._missing(entry, folder)
         if any(facts.name.endswith(SHARD) for facts in wanted):
             refuse_strangers(folder, pins)
         origins = (pins.origin(),) if pins.origin() else entry.repositories
+        reasons = []
         for number, repository in enumerate(origins, 1):
             try:
                 self._from(repository, entry, folder, wanted[:1], pins)
-            except TryAgain:
+            except TryAgain as trouble:
+                reasons.append(trouble.why)
                 if number == len(origins):
-                    raise
+                    raise TryAgain(trouble.what, "\n".join(reasons), trouble.fix) from trouble
                 continue
             self._from(repository, entry, folder, self._missing(entry, folder), pins)
             return
@@ -93,9 +103,10 @@ class Getter:
 
     def _from(self, repository: str, entry: Entry, folder: Path, wanted: Iterable[FileFacts], pins: Pins) -> None:
         for facts in wanted:
-            path = folder / facts.name
+            path, pin = folder / facts.name, pins.pins.get(facts.name)
+            known = replace(facts, sha256=facts.sha256 or (pin.sha256 if pin else None))
             try:
-                done = self._fetch(facts, path, (entry.url(repository, facts.name),))
+                done = self._fetch(known, path, (entry.url(repository, facts.name),))
             except TryAgain as trouble:
                 if not facts.optional:
                     raise
@@ -130,17 +141,35 @@ def set_aside(found: Finding, facts: FileFacts, show: Quiet) -> None:
         return
     part = path.with_name(path.name + ".part")
     if found.kind in WORTHLESS:
+        now = recognise(path)
+        if now is None or now.kind not in WORTHLESS:  # the check may be minutes old
+            raise appeared(path)
         path.unlink()
         show.say(f"{path} is gone: it was {found.what}")
-    elif found.kind == "truncated" and facts.sha256 and not part.exists() and not path.is_symlink():
+    elif found.kind == "truncated" and facts.sha256 and not os.path.lexists(part) and _is_beginning(path, facts):
+        part.with_name(part.name + ".json").unlink(missing_ok=True)  # of an earlier part
         os.replace(path, part)
         show.say(f"{path} goes on from where it was cut off")
     else:
-        number = 1
-        while (aside := path.with_name(f"{path.name}.replaced{number if number > 1 else ''}")).exists():
-            number += 1
+        aside = free_name(path)
         os.replace(path, aside)
         show.say(f"{path} is now {aside.name}: it was {found.what}")
+
+
+def _is_beginning(path: Path, facts: FileFacts) -> bool:
+    """Could it be the beginning of the right file, and may it be written to? Not where it has a second name."""
+    size = path.stat().st_size
+    return size < (facts.bytes or 0) and not path.is_symlink() and path.stat().st_nlink == 1
+
+
+def refuse_to_replace(bad: Sequence[Finding]) -> None:
+    """Raise TryAgain for what only its owner can tell the worth of."""
+    for found in bad:
+        if os.path.islink(found.path) and not os.path.exists(found.path):
+            what = f"It is a link to {os.readlink(found.path)}, which is not there: is that disk mounted?"
+            raise TryAgain(f"{found.path} was not fetched.", what, "Mount it, or delete the link, and run this again.")
+        if found.kind in ("folder", "unreadable"):
+            raise TryAgain(f"{found.path} was not fetched.", f"It is {found.what}.", found.fix)
 
 
 def bytes_to_get(
@@ -151,7 +180,10 @@ def bytes_to_get(
     for key in dict.fromkeys(f.key for f in findings if f.outcome in (Outcome.NOT_RUN, Outcome.FAILED)):
         entry, path = entries[key], paths[key]
         if entry.folder:
-            here = sum(file.stat().st_size for file in path.glob("*") if file.name.endswith(SHARD))
+            spoilt = {f.path for f in findings if f.outcome is Outcome.FAILED}
+            ends = (*SHARD, *(f"{end}.part" for end in SHARD))
+            files = [file for file in path.glob("*") if file.name.endswith(ends) and file not in spoilt]
+            here = sum(file.stat().st_size for file in files)
             result.append((path / "folder", max(entry.file.about - here, 0)))
         elif entry.file.urls:
             result.append((path, entry.file.bytes or 0))

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from overlaykit.errors import TryAgain
+
 NAME = "weights-pins.json"
 
 
@@ -24,7 +26,7 @@ class Pin:
 
 
 class Pins:
-    """The pins of one folder."""
+    """The pins of one folder. Raises TryAgain where their file is spoilt: to forget them would accept any change."""
 
     def __init__(self, folder: Path) -> None:
         name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
@@ -65,10 +67,17 @@ class Pins:
 
 def _read(path: Path) -> dict[str, Pin]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Pin(**pin) for name, pin in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        text = path.read_text(encoding="utf-8")
+    except OSError:
         return {}
+    try:
+        return {name: Pin(**pin) for name, pin in json.loads(text)["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TryAgain(
+            f"{path} is not readable ({str(error).splitlines()[0]}).",
+            "It keeps the sums of files that nobody published a sum of; without it a changed file is not noticed.",
+            "Mend it, or delete it to accept the files as they are.",
+        ) from error
 
 
 def _write(path: Path, pins: Mapping[str, Pin]) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 HEAD = 4096
 ARCHIVES = {  # first bytes -> what they begin
-    b"\x1f\x8b": "gzip",
+    b"\x1f\x8b\x08": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"7z\xbc\xaf\x27\x1c": "7z",
     b"Rar!": "rar",
 }
+HEADER = 100_000_000  # bytes; safetensors refuses more
 OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # its magic number, pickled
 MARKUP = (b"<!doctype", b"<html", b"<head", b"<?xml")
 POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/[^\n]*\noid sha256:([0-9a-f]{64})\nsize (\d+)")
@@ -101,8 +102,10 @@ def _cut_off_safetensors(path: Path, head: bytes, size: int) -> Trouble | None:
     """Eight bytes give the length of a JSON header, and that the end of every tensor."""
     try:
         length = struct.unpack("<Q", head[:8])[0]
+        if length > HEADER:
+            raise ValueError
         with path.open("rb") as file:
-            header = json.loads(file.read(min(8 + length, size))[8:])
+            header = json.loads(file.read(8 + length)[8:])
         end = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return Trouble("truncated", "its header cannot be read: cut off, or no safetensors file")

@@ -32,10 +32,11 @@ class WeightsReport:
     @property
     def verdict(self) -> str:
         count = {outcome: sum(found.outcome is outcome for found in self.findings) for outcome in Outcome}
-        wrong, missing = count[Outcome.FAILED], count[Outcome.NOT_RUN]
-        if wrong or missing:
-            parts = [f"{wrong} wrong"] * bool(wrong) + [f"{missing} missing"] * bool(missing)
-            return f"{' and '.join(parts)} of {len(self.findings)}."
+        missing = sum(found.kind == "missing" and found.outcome is Outcome.NOT_RUN for found in self.findings)
+        numbers = {"wrong": count[Outcome.FAILED], "missing": missing, "not checked": count[Outcome.NOT_RUN] - missing}
+        parts = [f"{number} {what}" for what, number in numbers.items() if number]
+        if parts:
+            return f"{', '.join(parts)} of {len(self.findings)}."
         if any(found.kind == SYNTHETIC for found in self.findings):
             return "All there, and synthetic: nothing was compared with published files."
         return "Every file is there and the right one." if not self.troubles else "Not everything could be fetched."
@@ -94,7 +95,8 @@ def _row(found: Finding) -> tuple[str, str, str, str]:
     name = f"{found.path.parent.name}/{found.path.name}"
     size = "" if found.bytes is None else f"{found.bytes:,}"
     digest = "  ".join(part for part in ((found.sha256 or "")[:12], found.told_by) if part)
-    return name, found.outcome.value if found.outcome is not Outcome.NOT_RUN else "missing", size, digest
+    absent = found.outcome is Outcome.NOT_RUN and found.kind == "missing"
+    return name, "missing" if absent else found.outcome.value, size, digest
 
 
 def _wrapped(text: str, width: int) -> list[str]:

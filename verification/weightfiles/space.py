@@ -24,10 +24,10 @@ def check_disk(missing: Iterable[tuple[Path, int]]) -> str:
     roots: dict[int, Path] = {}
     for path, size in missing:
         part = path.with_name(path.name + ".part")
-        root = next(parent for parent in path.absolute().parents if parent.is_dir())
+        root = next(parent for parent in path.absolute().parents if os.path.isdir(parent))
         device = os.stat(root).st_dev
         roots[device] = root
-        needed[device] = needed.get(device, 0) + max(size - (part.stat().st_size if part.exists() else 0), 0)
+        needed[device] = needed.get(device, 0) + max(size - (part.stat().st_size if os.path.exists(part) else 0), 0)
     sentences = []
     for device, size in needed.items():
         free = shutil.disk_usage(roots[device]).free

@@ -24,7 +24,10 @@ def shapes(path: Path) -> Shapes | Trouble | None:
     if path.suffix == ".safetensors":
         with path.open("rb") as file:
             header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        try:
+            return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        except (KeyError, TypeError):
+            return Trouble("damaged", "its header does not say the shapes of its tensors")
     content = tensors(path)
     if not isinstance(content, Mapping):
         return content

@@ -108,15 +108,33 @@ def _quoted(argument: str) -> str:
     return shlex.quote(argument)
 
 
-def knows(atc: str, option: str, env: Mapping[str, str]) -> bool:
-    """Whether `atc --help` names `option`. True where it cannot be asked: then ATC itself will say."""
+def default_mode(precision: str) -> str:
+    """The precision mode for a model that is "fp32" or "mixed".
+
+    Where the types are kept, ATC's documentation calls a Conv of float32 not supported: see atc_operators.json.
+    """
+    return "origin" if precision == "mixed" else "mixed_float16"
+
+
+def remarks(mode: str, precision: str) -> list[str]:
+    """What may go wrong with the mode that was chosen."""
+    if mode == "origin" and precision == "fp32":
+        return [
+            "with --precision-mode origin everything stays float32, the slowest choice, and CANN's documentation calls "
+            "a float32 Conv not supported then; if ATC fails, leave the option out, or export with --dtype mixed"
+        ]
+    return []
+
+
+def ask_options(atc: str, env: Mapping[str, str]) -> str:
+    """What `atc --help` prints; "" where it does not come to that."""
     command = [atc, "--help"]
     try:
         done = subprocess.run(command, capture_output=True, env=dict(env), timeout=120, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
-        return True
+        return ""
     text = (done.stdout + done.stderr).decode(errors="replace")
-    return option in text or "--framework" not in text
+    return text if "--framework" in text else ""
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,7 @@ def run(
     However this ends, no process of ATC's is left: its compilers run as children, in one process group with it.
     Raises CannotConvert where the program cannot be started.
     """
-    with log.open("w", encoding="utf-8", errors="backslashreplace") as file, _signals_raised():
+    with log.open("w", encoding="utf-8", errors="backslashreplace") as file, signals_raised():
         file.write(" ".join(map(shlex.quote, argv)) + "\n")
         file.flush()
         try:
@@ -195,7 +213,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 @contextlib.contextmanager
-def _signals_raised() -> Iterator[None]:
+def signals_raised() -> Iterator[None]:
     """SIGTERM and a closed terminal end Python at once, and ATC would go on; raised, they run every `finally`."""
     if threading.current_thread() is not threading.main_thread():
         yield

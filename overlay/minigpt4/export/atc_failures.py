@@ -33,7 +33,8 @@ FAILURES = (
         "no driver", r"error while loading shared libraries: (libascend_hal\.so|libdrv\w*\.so)",
         "ATC needs {0}, which comes with the driver.",
         "This machine has no NPU driver, or its libraries are not found.",
-        "Without an NPU: export LD_LIBRARY_PATH=<CANN>/<arch>-linux/devlib:$LD_LIBRARY_PATH. With one: source "
+        "Without an NPU: om_model_convert.py gives it CANN's own; by hand, export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:"
+        "<CANN>/<arch>-linux/devlib (newer releases: devlib/linux/<arch>). With one: source "
         "/usr/local/Ascend/driver/bin/setenv.bash, and in a container mount /usr/local/Ascend/driver/lib64.",
     ),
     Failure(
@@ -202,8 +203,8 @@ def explain(lines: Sequence[str], code: int) -> list[str]:
 
 
 def _say(failure: Failure, groups: list[str]) -> str:
-    what = failure.what.format(*groups, *[""] * 3).strip().rstrip(":")
-    return f"{what} {failure.why} {failure.fix}"
+    what = failure.what.format(*groups, *[""] * 3).strip().rstrip(":.")
+    return f"{what}. {failure.why} {failure.fix}"
 
 
 def _unknown(code: int) -> str:

@@ -55,6 +55,12 @@ class Model:
         return sum(external.length for external in self.externals) or self.path.stat().st_size
 
     @property
+    def precision(self) -> str:
+        """mixed | fp32, by the types of the weights."""
+        halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in self.proto.graph.initializer)
+        return "mixed" if halves else "fp32"
+
+    @property
     def ln_vision(self) -> str | None:
         """blip2 | default, as the model's own metadata say it; None where they do not."""
         return {entry.key: entry.value for entry in self.proto.metadata_props}.get("ln_vision")

@@ -35,8 +35,8 @@ class Cann:
     version: str  # "8.1.RC1", "9.0.0"; "" where no file says it
     atc: Path | None  # None: a runtime-only package (nnrt, nnae), which converts nothing
     set_env: Path | None  # the script to source
-    missing: tuple[str, ...]  # variables that the environment does not have from this toolkit
-    devlib: Path | None  # belongs on LD_LIBRARY_PATH where there is no NPU driver, for ATC alone
+    missing: tuple[str, ...]  # variables that do not name this toolkit; it may work all the same
+    devlib: Path | None  # stands in for the driver's libraries, for ATC alone
     socs: frozenset[str]  # the processors that this toolkit has a description of; empty: not found
     kernels: frozenset[str]  # families with a kernels (from 8.5 on: ops) package: "ascend910b", "ascend910_93"
 
@@ -72,8 +72,8 @@ def find_cann(env: Mapping[str, str] | None = None, root: Path = Path("/"), mach
 def _candidates(env: Mapping[str, str], root: Path) -> Iterator[Path]:
     seen = set()
     for place in (*_named(env), *_usual(env, root)):
-        real = place.resolve()
-        if real not in seen and place.is_dir():
+        real = os.path.realpath(place)  # Path's own functions raise errors for loops and for what is not readable
+        if real not in seen and os.path.isdir(place):
             seen.add(real)
             yield place
 
@@ -84,7 +84,9 @@ def _named(env: Mapping[str, str]) -> Iterator[Path]:
         yield Path(env["ASCEND_OPP_PATH"]).parent
     atc = shutil.which("atc", path=env.get("PATH", ""))
     if atc:  # TOOLKIT/bin/atc, TOOLKIT/compiler/bin/atc, TOOLKIT/aarch64-linux/bin/atc, or links to these
-        yield from (path for path in (*Path(atc).parents[1:3], *Path(atc).resolve().parents[1:3]) if path != Path("/"))
+        yield from (
+            path for path in (*Path(atc).parents[1:3], *Path(os.path.realpath(atc)).parents[1:3]) if path != Path("/")
+        )
 
 
 def _usual(env: Mapping[str, str], root: Path) -> Iterator[Path]:
@@ -93,37 +95,42 @@ def _usual(env: Mapping[str, str], root: Path) -> Iterator[Path]:
 
 
 def _is_toolkit(place: Path, machine: str) -> bool:
-    return bool(_version(place, machine)) and ((place / "opp").is_dir() or _atc(place, machine) is not None)
+    return bool(_version(place, machine)) and (os.path.isdir(place / "opp") or _atc(place, machine) is not None)
 
 
 def _read(place: Path, env: Mapping[str, str], machine: str) -> Cann:
     sources = (place / "set_env.sh", place.parent / "set_env.sh", place / "bin" / "setenv.bash")
-    devlib = place / f"{machine}-linux" / "devlib"
     descriptions = place / f"{machine}-linux" / "data" / "platform_config"
     kernels = place / "opp" / "built-in" / "op_impl" / "ai_core" / "tbe" / "kernel"
     return Cann(
         toolkit=place,
         version=_version(place, machine),
         atc=_atc(place, machine),
-        set_env=next((path for path in sources if path.is_file()), None),
+        set_env=next((path for path in sources if os.path.isfile(path)), None),
         missing=tuple(_missing(place, env)),
-        devlib=devlib if devlib.is_dir() else None,
+        devlib=_devlib(place / f"{machine}-linux" / "devlib", machine),
         socs=frozenset(path.stem for path in descriptions.glob("*.ini")),
-        kernels=frozenset(path.name for path in kernels.glob("ascend*") if path.is_dir()),
+        kernels=frozenset(path.name for path in kernels.glob("ascend*") if os.path.isdir(path)),
     )
 
 
 def _atc(place: Path, machine: str) -> Path | None:
     folders = (place / "bin", place / "compiler" / "bin", place / f"{machine}-linux" / "bin")
-    return next((it / "atc" for it in folders if (it / "atc").is_file() and os.access(it / "atc", os.X_OK)), None)
+    return next((it / "atc" for it in folders if os.path.isfile(it / "atc") and os.access(it / "atc", os.X_OK)), None)
+
+
+def _devlib(folder: Path, machine: str) -> Path | None:
+    """Where libascend_hal.so is: below linux/ in newer releases."""
+    return next((it for it in (folder / "linux" / machine, folder) if os.path.isfile(it / "libascend_hal.so")), None)
 
 
 def _missing(place: Path, env: Mapping[str, str]) -> Iterator[str]:
     """set_env.sh puts folders of the toolkit into these; another toolkit's do not count."""
-    real = place.resolve()
+    real = Path(os.path.realpath(place))
     for key in ("LD_LIBRARY_PATH", "ASCEND_OPP_PATH", "PYTHONPATH"):
         parts = [Path(part) for part in env.get(key, "").split(os.pathsep) if part]
-        if not any(real in (part.resolve(), *part.resolve().parents) or place in part.parents for part in parts):
+        reals = [Path(os.path.realpath(part)) for part in parts]
+        if not any(real in (it, *it.parents) for it in reals) and not any(place in part.parents for part in parts):
             yield key
 
 
@@ -143,5 +150,5 @@ def _version(place: Path, machine: str) -> str:
         found = re.search(rf"^{key}\s*=\s*\[?(?:[^:\]\n]*:)?([\w.-]+)", text, re.MULTILINE)
         if found:
             return found[1]
-    name = VERSION.search(place.resolve().name)
+    name = VERSION.search(os.path.basename(os.path.realpath(place)))
     return name[0] if name else ""

@@ -170,7 +170,7 @@ def _rows(lines: list[str]) -> Iterator[tuple[int, int, str, str]]:
             return
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         words = cells[0].split()
-        if len(cells) < 3 or not words or not words[0].isdigit():
+        if len(cells) < 3 or not words or not words[0].isdecimal():  # "²" is a digit, and no number
             continue
         if head is None and len(words) == 2:
             head = int(words[0]), words[1], cells[1]

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..models.encoder_record import read_record, write_record
 from .atc import check_batches
+from .atc_machine import Machine
 from .atc_staging import CannotConvert, read_model
-from .om_file import describe, sha256, take_name
+from .om_file import describe, failed_name, sha256, take_name
 from .om_gate import Gate, gate
 from .parity import load_image, random_images
 
@@ -28,6 +29,9 @@ def check(
     record = read_record(om)
     onnx_model = onnx_model or om.with_name(record.get("onnx", {}).get("file", om.stem + ".onnx"))
     record = _record(om, onnx_model, record, batch_sizes)
+    machine, soc = Machine.find(None), record.get("soc_version")
+    if soc and machine.npus and (reason := machine.cannot_compare(soc)):
+        raise CannotConvert(f"{om} was not compared: {reason}", 5)
     size = record["image_size"]
     images = {**({image.name: load_image(image, size)} if image else {}), **random_images(size)}
     mode, ln_vision = record["precision_mode"], record.get("ln_vision")
@@ -37,7 +41,7 @@ def check(
         take_name(om, record)
         said = result.reason or f"rel-L2 {result.rel_l2:.2e} with a bound of {result.bound:.0e}"
         what = f"{om.name} does not compute what {onnx_model.name} does: {said}"
-        raise CannotConvert(f"{what}. It is {om.stem}.failed.om now.", 1)
+        raise CannotConvert(f"{what}. It is {failed_name(om).name} now.", 1)
     write_record(om, record)
     if result.status == "not run":
         raise CannotConvert(f"{om} was not compared: {result.reason}", 5)

@@ -101,13 +101,14 @@ def describe(om: Path, model: Model, made: dict[str, Any], batches: tuple[int, .
     return {
         "sha256": sha256(om), "kind": "om", "batches": list(batches), "image_size": model.image_size,
         "ln_vision": made.get("ln_vision") or model.ln_vision, "precision_mode": mode,
-        "onnx": made or {"file": model.path.name, "sha256": sha256(model.path)}, "gate": {"status": "not run"},
+        "onnx": made or {"file": model.path.name, "sha256": sha256(model.path), "precision": model.precision},
+        "gate": {"status": "not run"},
     }  # fmt: skip
 
 
 def failed_name(om: Path) -> Path:
     """Where an OM goes that does not compute what the ONNX model computes: nothing loads it from there by default."""
-    return om.with_name(f"{om.stem}.failed.om")
+    return om.with_name(f"{om.stem.removesuffix('.failed')}.failed.om")
 
 
 def take_name(om: Path, record: dict[str, Any]) -> None:
@@ -131,7 +132,7 @@ def advice(record: dict[str, Any]) -> str:
     if mode != "origin" and made == "mixed":
         return "Convert it with --precision-mode origin, which keeps the types that the export chose."
     if mode != "origin":
-        return "Convert it with --precision-mode origin, or export with --dtype mixed, which needs no guess by ATC."
+        return "Export with onnx_model_export.py --dtype mixed, which needs no guess by ATC, and convert that."
     return (
         "Nothing was rounded by choice, so this is a fault of the conversion: try another --opset, or another release "
         "of CANN, and look whether --soc-version names this processor."

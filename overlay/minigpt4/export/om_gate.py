@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,15 @@ import torch
 
 from ..models.device import DeviceUnavailable
 from ..models.image_encoder import IMAGE_ENCODER_OM
+from ..models.om_session import NotTaken
 from .parity import compare, run_onnx
 
 BOUNDS = {"mixed_bfloat16": 2e-2}  # on rel-L2, by precision mode
 BOUND = 1e-2
 WORST_TOKEN = 5  # times the bound: one token far off cannot hide among 257
+
+# ACL's return codes (CANN's documentation, aclError): no such device, and 2xxxxx for memory and what else runs out.
+NOT_THE_OM = re.compile(r"\[(?:107001|2\d{5})\]")
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -55,13 +60,11 @@ def gate(
     images: name -> (1, 3, S, S), normalised. batches: every batch size of the OM. ln_vision: blip2 | default | None.
     """
     bound = BOUNDS.get(precision_mode, BOUND)
-    device = f"npu:{number}"
-    if importlib.util.find_spec("torch_npu") is None:
-        # The encoder cannot resolve "npu:N" then, but ais_bench needs no torch_npu, and "cpu" means NPU 0 to an .om.
-        device = "cpu"
-        if number:
-            choice = f"set ASCEND_RT_VISIBLE_DEVICES={number} and pass --device 0."
-            return Gate("not run", f"without torch_npu only NPU 0 can be chosen: {choice}")
+    # ais_bench needs no torch_npu, which may be missing or broken; "cpu" means NPU 0 to an .om.
+    device = f"npu:{number}" if number else "cpu"
+    if number and importlib.util.find_spec("torch_npu") is None:
+        choice = f"set ASCEND_RT_VISIBLE_DEVICES={number} and pass --device 0."
+        return Gate("not run", f"without torch_npu only NPU 0 can be chosen: {choice}")
     # Of an .om only the kind of ln_vision is looked at, not the file.
     weights = None if ln_vision == "default" else "blip2"
     say(f"onnxruntime on {len(images)} pictures ...")
@@ -69,13 +72,11 @@ def gate(
     try:
         with IMAGE_ENCODER_OM(om, device, weights) as encoder:
             return measure(encoder.encode, images, expected, batches, bound, f"npu:{number}", say)
-    except DeviceUnavailable as error:
+    except (DeviceUnavailable, NotTaken) as error:
         return Gate("not run", str(error))
-    except ValueError as error:
-        # 107001 is ACL's invalid device: that says nothing about the OM
-        return Gate("not run" if "107001" in str(error) else "failed", str(error), f"npu:{number}", bound)
-    except RuntimeError as error:  # the device failed, or gave back NaN
-        return Gate("failed", str(error), f"npu:{number}", bound)
+    except (ValueError, RuntimeError) as error:  # it cannot be loaded, the device failed, or gave back NaN
+        status = "not run" if NOT_THE_OM.search(str(error)) else "failed"
+        return Gate(status, str(error), f"npu:{number}", bound)
 
 
 @np.errstate(invalid="ignore", over="ignore")  # infinite values are counted, not warned about

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import platform
@@ -87,49 +89,73 @@ def sha256(path: Path, progress: Progress = lambda count: None) -> str:
     return digest.hexdigest()
 
 
-def is_current(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether `path` is a complete, proven export of just that: `wanted` are entries of its record."""
-    with contextlib.suppress(ValueError, OSError):
+def is_current(path: Path, wanted: dict[str, Any], bound: float) -> bool:
+    """Whether `path` is a complete export of just that, proven within `bound`: `wanted` are entries of its record."""
+    with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
         record = read_record(path) if path.is_file() else {}
-        if all(record.get(key) == value for key, value in wanted.items()) and record.get("sha256") == sha256(path):
+        same = all(record.get(key) == value for key, value in wanted.items())
+        if same and record["errors"]["bound"] <= bound and record["sha256"] == sha256(path):
             data = weights_file(path)
-            return data is None or (data.is_file() and data.stat().st_size == record.get("weights_bytes"))
+            return data is None or sha256(data).startswith(data.name.split(".")[-2])
     return False
 
 
-def publish(unproven: Path, name: str, record: dict[str, Any]) -> Path:
-    """Move the proven files out of the folder `unproven`, one up; -> the .onnx file there.
+def publish(unproven: Path, final: Path, record: dict[str, Any]) -> None:
+    """Move the proven files out of the folder `unproven` to `final`.
 
-    Weights first, under their own new name, then the graph in one step: until then the earlier export is whole, and
-    from then on the new one. Only then the earlier one's weights are removed.
+    All is written before, so what is left are renames. Weights first, under their own new name, then the graph in one
+    step: until then the earlier export is whole, and from then on the new one. Only then the earlier one's weights are
+    removed.
     """
-    folder, graph = unproven.parent, unproven / f"{name}.onnx"
+    folder, graph = final.parent, unproven / final.name
     data = weights_file(graph)
     record = {**record, "sha256": sha256(graph), "weights_file": data and data.name}
     record["weights_bytes"] = data.stat().st_size if data else 0
+    written = write_record(graph, record)
     if data:
         os.replace(data, folder / data.name)
-    record_path(folder / graph.name).unlink(missing_ok=True)
-    os.replace(graph, folder / graph.name)
-    write_record(folder / graph.name, record)
-    for old in folder.glob(f"{name}.{'[0-9a-f]' * 8}.weights"):
+    record_path(final).unlink(missing_ok=True)
+    os.replace(graph, final)
+    os.replace(written, record_path(final))
+    for old in folder.glob(f"{final.stem}.{'[0-9a-f]' * 8}.weights"):
         if data is None or old.name != data.name:
             old.unlink()
-    shutil.rmtree(unproven, ignore_errors=True)
-    return folder / graph.name
 
 
 @contextlib.contextmanager
 def unproven_folder(folder: Path, name: str) -> Iterator[Path]:
-    """An empty folder for files that nobody may use yet; removed when the export breaks off."""
+    """An empty folder for files that nobody may use yet, this process's alone; removed in the end, however it ends.
+
+    What an earlier run left, that was killed, goes first. Raises OSError where another run writes there just now.
+    """
     path = folder / f"{name}.unproven"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("w") as lock:
+        try:
+            with _without_locks():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock.fileno()).st_ino != (path / "lock").stat().st_ino:
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise OSError(f"another export writes {name} there just now; wait for it") from error
+        work = path / "work"
+        try:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)  # before the lock: from its end on, the next run's work is here
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _without_locks() -> Iterator[None]:
+    """Go on where the file system knows no locks (some of clusters)."""
     try:
-        yield path
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
 
 
 def versions() -> dict[str, str]:

@@ -177,13 +177,14 @@ class _Builder:
         return self.put(name, self._float32(name))
 
     def number(self, value: float) -> str:
-        return self.constant(f"number_{value:.6g}", np.asarray(value, self.dtype))
+        return self.constant(f"number_{value:.6g}", np.asarray(value, self.dtype), exact=repr(value))
 
-    def constant(self, name: str, array: Any) -> str:
-        """A small constant that is shared by all blocks."""
+    def constant(self, name: str, array: Any, exact: str = "") -> str:
+        """A small constant that is shared by all blocks. exact: what float16 rounds, for parity.widened."""
         if name not in self._known:
             self._known.add(name)
             self.tensors.append(numpy_helper.from_array(np.asarray(array), name))
+            self.tensors[-1].doc_string = exact
         return name
 
     def put(self, layer: str, array: np.ndarray) -> str:
@@ -193,6 +194,8 @@ class _Builder:
         with np.errstate(over="ignore"):  # said below, with the weight's name
             stored = array if kept else array.astype(self.dtype)
         if not np.isfinite(stored).all():
+            if not np.isfinite(array).all():
+                raise ValueError(f"the weight {name} has infinities or NaN: its file is damaged; download it again.")
             raise ValueError(f"the weight {name} has numbers that {stored.dtype} cannot hold: export it in float32.")
         self.tensors.append(self.sink.put(name, stored))
         return name

@@ -1,10 +1,10 @@
 """EvaViT replayed as a graph of the device, one recording per number of pictures (CUDA).
 
-A picture takes ViT-g some four hundred small operations beside its matrix products: launched one by one they take the
-host longer than the device needs for the products. `compile_blocks` fuses them too (norms, casts, GELU, residual sums).
+A picture takes ViT-g some four hundred small operations beside its matrix products, and a recording launches them all
+at once. `compile_blocks` fuses them too (norms, casts, GELU, residual sums).
 
 It has never run on a GPU: tests replay the same computation through a recorder of PyTorch operations, and compile for
-the CPU. On an NPU the operations run one by one; nobody could try anything else there, and the OM is faster.
+the CPU. On an NPU the operations run one by one: nobody could try anything else there.
 """
 
 from __future__ import annotations

@@ -112,14 +112,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = linear(x, self.qkv.weight, self._join() if self._bias is None else self._bias)
         q, k, v = qkv.unflatten(-1, (3, self.head_count, HEAD_DIM)).permute(2, 0, 3, 1, 4).unbind(0)
-        # Fused on every device, with the scores in float32; its scale is HEAD_DIM ** -0.5.
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+            return linear(_products(q, k, v).transpose(1, 2).flatten(2), self.proj.weight, self.proj.bias)
+        # Its scale is HEAD_DIM ** -0.5. Where it is fused, scores are float32. On an NPU that is npu_fusion_attention
+        # from op-plugin 6.0.0 on (ScaledDotProductAttentionKernelNpuOpApi.cpp); before, without gradients and with 88
+        # channels, the products and the softmax run one by one.
         mixed = F.scaled_dot_product_attention(q, k, v)
         return linear(mixed.transpose(1, 2).flatten(2), self.proj.weight, self.proj.bias)
 
     def fuse(self) -> None:
         """Keep the three biases in one tensor, instead of joining them at every call. q_bias and v_bias are its parts.
 
-        A change of them in place is seen, one that puts another tensor there is not.
+        A change of them in place is seen, and load_state_dict's; setting another parameter there is not.
         """
         self._bias = self._join()
         for name, part in (("q_bias", self._bias[: self.width]), ("v_bias", self._bias[-self.width :])):
@@ -131,9 +135,32 @@ class Attention(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], *rest: Any) -> Attention:
         """.to(), .half() and the like make new parameters, which are parts of nothing."""
         super()._apply(fn, *rest)
+        self._fuse_again()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """So do copy.deepcopy and pickle."""
+        super().__setstate__(state)
+        self._fuse_again()
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """And load_state_dict with assign=True."""
+        super()._load_from_state_dict(*args)
+        self._fuse_again()
+
+    def _fuse_again(self) -> None:
         if self._bias is not None:
             self.fuse()
-        return self
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as upstream has it (eva_vit.py:138-150): scores in the matrices' dtype, softmax in float32.
+
+    All (B, heads, N, HEAD_DIM). On a CPU oneDNN's products take bfloat16 two thirds of what PyTorch's fused kernel
+    takes, whose blocks 257 tokens and 88 channels do not fill (benchmarks/image_encoder.py measures the whole).
+    """
+    scores = (q * HEAD_DIM**-0.5).contiguous() @ k.transpose(-2, -1).contiguous()
+    return scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v.contiguous()
 
 
 class Mlp(nn.Module):

@@ -65,9 +65,14 @@ def _read(path: PathLike) -> StateDict:
         raise FileNotFoundError(f"the weight file {path} does not exist. Set its path in the model's YAML.")
     try:
         content = _load(path)
-        content = content.get("model", content)
+    except (MemoryError, PermissionError):
+        raise  # another download would not help
     except Exception as error:
         raise ValueError(f"{path} cannot be read as PyTorch weights; download it again. ({error})") from error
+    if isinstance(content, dict):
+        content = content.get("model", content)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not weights by name: it is another file.")
     return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
 
 
@@ -94,12 +99,21 @@ def _read_ln_vision(path: PathLike | None) -> StateDict:
 
 
 def _geometry(state: StateDict, path: PathLike, image_size: int) -> Geometry:
-    try:
-        width, _, patch, _ = state["patch_embed.proj.weight"].shape
-        hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
-        state["pos_embed"], state["cls_token"]
-    except KeyError as missing:
-        raise ValueError(f"{path} has no {missing}: this is not an EVA ViT. It must be eva_vit_g.pth.") from missing
+    wanted = {"patch_embed.proj.weight": 4, "blocks.0.mlp.fc1.weight": 2, "pos_embed": 3, "cls_token": 3}
+    for name, dimensions in wanted.items():
+        if name not in state:
+            raise ValueError(f"{path} has no {name!r}: this is not an EVA ViT. It must be eva_vit_g.pth.")
+        if state[name].dim() != dimensions:
+            shape = tuple(state[name].shape)
+            raise ValueError(f"{path} has a {name} of {shape}: this is not an EVA ViT. It must be eva_vit_g.pth.")
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
+    rows, side = state["pos_embed"].shape[1], round((state["pos_embed"].shape[1] - 1) ** 0.5)
+    if rows != side * side + 1 or state["pos_embed"].shape[2] != width:
+        raise ValueError(
+            f"{path} has a pos_embed of {tuple(state['pos_embed'].shape)}, which is no square of patches and a class "
+            f"token, {width} channels wide. Wrong file."
+        )
     if width % HEAD_DIM:
         raise ValueError(f"{path} is {width} channels wide; ViT-g has heads of {HEAD_DIM} channels. Wrong file.")
     if image_size % patch:

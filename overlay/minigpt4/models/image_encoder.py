@@ -68,6 +68,8 @@ class IMAGE_ENCODER_OM:  # the name that the seed's edits of upstream import
         features = self.encode(images)
         if len(images) <= KEPT_PICTURES:
             self._kept = images.detach().clone(), features.clone()
+            if self._runner is None:  # closed meanwhile by another thread, which found nothing to forget yet
+                self._kept = None
         return features
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -156,7 +158,7 @@ class _TorchRunner:
         return self.fast(images)
 
     def close(self) -> None:
-        del self.fast, self.model
+        """Its memory goes with the last reference, which may be a call's in another thread."""
 
 
 class _OnnxRunner:
@@ -188,7 +190,7 @@ class _OnnxRunner:
         return torch.from_numpy(self.session.run(None, {self.input_name: to_numpy(images, self.dtype)})[0])
 
     def close(self) -> None:
-        del self.session
+        """As _TorchRunner's."""
 
 
 _ONNX_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}

@@ -35,7 +35,11 @@ def unpack(weight: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
-    """F.linear for x (…, C) and weight (N, C), plain or packed -> (…, N); with `gelu`, F.gelu (the exact one) of it."""
+    """F.linear for x (…, C) and weight (N, C), plain or packed -> (…, N); with `gelu`, F.gelu (the exact one) of it.
+
+    An NPU takes the tanh form whatever is asked for (op-plugin, torch_npu-npu_gelu.md). With random weights that moves
+    the encoder's features by 1e-4, a quarter of what float16 does (tests/npu_sim/simulated/test_image_half.py).
+    """
     if weight.is_mkldnn:
         if gelu:  # computed before the sums are rounded to x's dtype
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")

@@ -42,6 +42,10 @@ class EncoderFailed(RuntimeError):
     """The file or its device did not answer, or not with features. The message says what to do."""
 
 
+class NotTaken(ValueError):
+    """A file whose place or permissions, or a number, ais_bench refuses: nothing is said about the model inside."""
+
+
 @dataclass(frozen=True)
 class Port:
     """An input or output. shape: -1 for a dynamic size; dtype: numpy's, None for what is neither fp32 nor fp16."""
@@ -62,7 +66,7 @@ class OmSession:
         self.file = file.resolve()
         interface = _ais_bench(file)
         if type(number) is not int or not 0 <= number <= 255:
-            raise ValueError(f"{number!r} is no NPU for ais_bench: it takes the numbers 0 to 255.")
+            raise NotTaken(f"{number!r} is no NPU for ais_bench: it takes the numbers 0 to 255.")
         check_file(self.file, rules=hasattr(interface, "check_model_path_legality"))
         self._thread = OwnThread("ais_bench")
         holder: list[Any] = []  # the session, so that dropping it here destroys it in its own thread
@@ -125,7 +129,7 @@ class OmSession:
 
 
 def check_file(file: Path, rules: bool) -> None:
-    """file: no symbolic link. rules: whether this ais_bench checks paths. Raises ValueError with all faults."""
+    """file: no symbolic link. rules: whether this ais_bench checks paths. Raises NotTaken with all faults."""
     status, name = file.stat(), shlex.quote(str(file))
     faults = []
     if status.st_size > LARGEST:
@@ -145,7 +149,7 @@ def check_file(file: Path, rules: bool) -> None:
     if not os.access(file, os.R_OK) or (rules and not status.st_mode & stat.S_IRUSR):
         faults.append(f"it cannot be read: chmod u+r {name}")
     if faults:
-        raise ValueError(f"ais_bench does not take {file}: {'; '.join(faults)}.")
+        raise NotTaken(f"ais_bench does not take {file}: {'; '.join(faults)}.")
 
 
 def _ais_bench(file: Path) -> Any:

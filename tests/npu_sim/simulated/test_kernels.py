@@ -66,6 +66,13 @@ def test_the_image_encoders_attention_is_fused_and_computes_what_the_cpu_compute
     torch.testing.assert_close(found.float(), expected, atol=2e-3, rtol=2e-3)
 
 
+def test_gelu_is_the_tanh_form_as_documented_of_an_npu() -> None:
+    x = torch.linspace(-4, 4, 33)
+    for approximate in ("none", "tanh"):
+        found = torch.nn.functional.gelu(x.to("npu:0"), approximate=approximate).cpu()
+        assert torch.equal(found, torch.nn.functional.gelu(x, approximate="tanh"))
+
+
 @pytest.mark.parametrize("layout", ["BSND", "BSH"])
 def test_layouts_agree(layout: str) -> None:
     call = attention(5)

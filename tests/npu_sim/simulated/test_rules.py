@@ -154,7 +154,14 @@ WRONG: list[tuple[str, Change, str]] = [
     ("encoder", cut("value", 2, 4), "must be BNSD"),
     ("encoder", given(head_num=3), "head_num heads"),
     ("encoder", cut("query", 1, 3), "head_num heads"),
-    ("encoder", lambda _: dict.fromkeys(("query", "key", "value"), torch.zeros(1, 4, 2, 520).to("npu:0")), "512"),
+    ("encoder", lambda _: dict.fromkeys(("query", "key", "value"), torch.zeros(1, 4, 2, 769).to("npu:0")), "768"),
+    (
+        "encoder",
+        lambda _: {**dict.fromkeys(("query", "key", "value"), torch.zeros(1, 257, 2, 8).to("npu:0")), "head_num": 257},
+        "256 heads",
+    ),
+    ("encoder", cut("query", 0, 1), "one B"),
+    ("encoder", cut("query", 3, 80), "one D"),
 ]
 UNSIMULATED: list[tuple[str, Change, str]] = [
     ("decode", given(input_layout="TND"), "input_layout TND"),

@@ -150,6 +150,12 @@ def _to_copy(
     return on_device(made) if device is None or device.type == "npu" else made
 
 
+def _gelu(self: torch.Tensor, *, approximate: str = "none", out: torch.Tensor) -> torch.Tensor:
+    """An NPU takes the tanh form whatever is asked for. Source: op-plugin, torch_npu-npu_gelu.md."""
+    refuse_host_tensors("aten::gelu", self)
+    return _copy(out, torch.ops.aten.gelu(on_host(self), approximate="tanh"))
+
+
 def _local_scalar_dense(self: torch.Tensor) -> Any:
     return on_host(self).item()
 
@@ -159,5 +165,6 @@ _SPECIAL: dict[str, Callable] = {
     "_copy_from": _copy_from,
     "_copy_from_and_resize": _copy_from,
     "_to_copy": _to_copy,
+    "gelu.out": _gelu,
     "_local_scalar_dense": _local_scalar_dense,
 }

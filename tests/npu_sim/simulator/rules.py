@@ -121,8 +121,12 @@ def weight_quant_batchmatmul(call: dict[str, Any], values: bool) -> None:
 
 
 def fusion_attention(call: dict[str, Any], values: bool) -> None:
-    """What torch_npu makes of scaled_dot_product_attention. Source of the sizes: Huawei Cloud, ModelArts, the page
-    modelarts_llm_train_5901150 on the conditions of this operation; of the rest the page of npu_fusion_attention."""
+    """What torch_npu makes of scaled_dot_product_attention (op-plugin, ScaledDotProductAttentionKernelNpuOpApi.cpp).
+
+    Sources: torch_npu-npu_fusion_attention_v3.md for dtypes and sizes; it asks nothing of D but its range, and 88 is no
+    multiple of 16. CANN's page of aclnnFlashAttentionScore takes inputs that are not contiguous. Both name training as
+    the purpose; that it serves without gradients is known from the source alone.
+    """
     query, key, value = call["query"], call["key"], call["value"]
     for name in ("pse", "padding_mask", "atten_mask", "prefix", "actual_seq_qlen", "actual_seq_kvlen", "sink"):
         only(call[name] is None, name)
@@ -132,9 +136,13 @@ def fusion_attention(call: dict[str, Any], values: bool) -> None:
     need(query.dtype in (*HALVES, torch.float32), f"query must be float16, bfloat16 or float32, not {query.dtype}")
     need(query.dtype == key.dtype == value.dtype, "query, key and value must have one dtype")
     need(query.dim() == 4 and key.shape == value.shape, f"query, key and value must be BNSD: {_shape(query)}")
+    alike = (query.shape[0], query.shape[3]) == (key.shape[0], key.shape[3])
+    need(alike, f"query and key must have one B and one D: {_shape(query)}, {_shape(key)}")
     need(query.shape[1] == call["head_num"], f"query must have head_num heads: {_shape(query)}, {call['head_num']}")
     need(query.shape[1] % key.shape[1] == 0, "the heads of query must be a multiple of those of key")
-    need(query.shape[1] <= 2048 and query.shape[3] <= 512, f"at most 2048 heads of 512 channels: {_shape(query)}")
+    _, heads, tokens, width = query.shape
+    need(1 <= heads <= 256 and 1 <= width <= 768, f"1 to 256 heads of 1 to 768 channels: {_shape(query)}")
+    need(min(tokens, key.shape[2]) >= 1 and max(tokens, key.shape[2]) <= 2**20, "S must be from 1 to 1M")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
