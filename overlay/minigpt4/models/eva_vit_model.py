@@ -112,8 +112,6 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = linear(x, self.qkv.weight, self._join() if self._bias is None else self._bias)
         q, k, v = qkv.unflatten(-1, (3, self.head_count, HEAD_DIM)).permute(2, 0, 3, 1, 4).unbind(0)
-        if x.device.type == "cpu" and x.dtype == torch.bfloat16:
-            return linear(_products(q, k, v).transpose(1, 2).flatten(2), self.proj.weight, self.proj.bias)
         # Its scale is HEAD_DIM ** -0.5. Where it is fused, scores are float32. On an NPU that is npu_fusion_attention
         # from op-plugin 6.0.0 on (ScaledDotProductAttentionKernelNpuOpApi.cpp); before, without gradients and with 88
         # channels, the products and the softmax run one by one.
@@ -151,16 +149,6 @@ class Attention(nn.Module):
     def _fuse_again(self) -> None:
         if self._bias is not None:
             self.fuse()
-
-
-def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention as upstream has it (eva_vit.py:138-150): scores in the matrices' dtype, softmax in float32.
-
-    All (B, heads, N, HEAD_DIM). On a CPU oneDNN's products take bfloat16 two thirds of what PyTorch's fused kernel
-    takes, whose blocks 257 tokens and 88 channels do not fill (benchmarks/image_encoder.py measures the whole).
-    """
-    scores = (q * HEAD_DIM**-0.5).contiguous() @ k.transpose(-2, -1).contiguous()
-    return scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v.contiguous()
 
 
 class Mlp(nn.Module):
