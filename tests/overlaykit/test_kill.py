@@ -110,7 +110,7 @@ def only_the_configuration(toy: Toy) -> list[str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 7], ids=["each", "some"])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 10], ids=["each", "some"])
 @pytest.mark.parametrize(
     "prepare", [first_apply, apply_with_a_clone, again_with_everything, only_the_configuration, revert]
 )
@@ -288,6 +288,7 @@ def test_two_runs_at_once(big: Path, tmp_path: Path) -> None:
     assert "Nothing to do" in toy.apply().out
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_at_random_times(big: Path, tmp_path: Path) -> None:
     """apply.py and every git it started die together, as in a container that is stopped."""

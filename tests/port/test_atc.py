@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from atc_files import SOC, STAND_IN, computes, gone, planned, program, run_atc, until, write_onnx
+from atc_files import SOC, STAND_IN, computes, gone, interruptible, planned, program, run_atc, until, write_onnx
 from om_files import SIZE
 from port.export import atc, atc_staging
 from port.export.atc_staging import CannotConvert
@@ -192,7 +192,9 @@ from port.export import atc
 atc.run({argv!r}, Path({str(folder)!r}), os.environ, Path({str(tmp_path / "log")!r}))
 """
     atc_env["ATC_STAND_IN"] = "slow"
-    process = subprocess.Popen([sys.executable, "-c", code], env=atc_env, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=atc_env, stderr=subprocess.PIPE, preexec_fn=interruptible
+    )
     pids = tmp_path / "pids"
     until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
     process.send_signal(number)

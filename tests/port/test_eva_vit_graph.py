@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import collections
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -149,7 +151,13 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> collections.Counter:
     return counts
 
 
-def test_all_blocks_share_one_compilation(compiled, recording, plain):
+def test_all_blocks_share_one_compilation(compiled, recording, plain, request):
+    if torch._C._get_privateuse1_backend_name() == "npu":  # another test has named it, and Dynamo would look for NPUs
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", request.node.nodeid]
+        done = subprocess.run(command, cwd=request.config.rootpath, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        return
+
     class Again:
         """Instead of a recorder of operations, under which Dynamo traces nothing."""
 

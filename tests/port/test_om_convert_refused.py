@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from atc_files import gone, until, write_onnx
+from atc_files import gone, interruptible, until, write_onnx
 from om_conversions import OVERLAY, RECORD, files, record
 from port.models.encoder_record import write_record
 
@@ -194,7 +194,9 @@ def test_a_file_where_the_folder_should_be(convert, tmp_path: Path, capfd) -> No
 def start(onnx_model: Path, om_dir: Path) -> subprocess.Popen:
     """The command, in a process of its own."""
     argv = [str(OVERLAY / "om_model_convert.py"), "--onnx-model", str(onnx_model), "--om-dir", str(om_dir)]
-    return subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=interruptible
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

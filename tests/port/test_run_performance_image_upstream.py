@@ -92,6 +92,7 @@ def test_any_encoder_on_the_yamls_files_without_a_language_model(run, encoder):
     assert "Loading Q-Former" in done.stderr
 
 
+@pytest.mark.slow
 def test_random_weights_have_the_real_shape(run):
     done, rows = run("othfiles/eva_vit_g.pth", "--random-weights", "--dtype", "float32", weights=False)
     assert done.returncode == 0, done.stderr
