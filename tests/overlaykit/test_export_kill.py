@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import state
 from test_export import MODEL, PATCHED, commit, overlay, patches
-from test_kill import state
 from toys import Toy, copy_toy
 
 from overlaykit import gitrepo

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_kill import REAL, path_with, state
+from kills import REAL, path_with, state
 from toys import ROOT, Toy, git, snapshot
 
 YAML = "eval_configs/eval.yaml"

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from test_kill import REAL, give_the_user_files, killer, lost_nothing, path_with, state
+from kills import REAL, give_the_user_files, killer, lost_nothing, path_with, state
 from test_rebase import REWRITTEN, project_files, resolve, upstream_commits, worktree
 from toys import BASE_MODEL, Toy, copy_toy
 
@@ -65,7 +65,7 @@ def test_killed_before_any_git_command(toy_master: Path, tmp_path: Path, prepare
         if killed.code == done.code and number > calls - 4:
             break  # the number of git commands varies by one or two
         assert killed.code == -signal.SIGKILL, f"call {number}"
-        lost_nothing(toy, None)
+        lost_nothing(toy)
         place.rename(tmp_path / "killed")
         toy = copied(tmp_path / "killed", place)
         assert to_the_end(toy) == expected[1], f"after a kill before call {number}"
@@ -75,7 +75,7 @@ def test_killed_before_any_git_command(toy_master: Path, tmp_path: Path, prepare
         assert aborted.code in (0, 2), aborted.err  # 2: it was killed before there was anything, or behind the end
         assert project_files(toy) in (before, expected[2]), f"after a kill before call {number}"
         assert not worktree(toy).exists()
-        lost_nothing(toy, None)
+        lost_nothing(toy)
         shutil.rmtree(tmp_path / "killed")
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_kill import REAL, path_with
+from kills import REAL, path_with
 from test_rebase import REWRITTEN, pin, project_files, resolve, upstream_commits, worktree
 from toys import CLEAN, OVERLAY, UPSTREAM, Toy, commit, git
 

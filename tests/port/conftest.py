@@ -10,3 +10,5 @@ from atc_files import atc_env, staged  # noqa: F401  fixtures
 from npu_stand_in import npu_table, plant, torch_npu  # noqa: F401  fixtures
 from om_conversions import agreeing, cann_machine, convert, converter, in_process, onnx_model  # noqa: F401  fixtures
 from onnx_exports import exporter, part, picture, run, vit_files  # noqa: F401  fixtures
+from performance_runs import perf, script  # noqa: F401  fixtures
+from predict_runs import elsewhere, options  # noqa: F401  fixtures
