@@ -5,6 +5,7 @@ What is refused: test_run_performance_image_refused.py.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,7 +160,27 @@ def test_an_om_beside_a_cpu_is_not_compared_with_the_cpus_peak(half, tmp_path):
     half.visual_encoder.path = om
     rows = list(image.measure(half, lambda: torch.zeros(3, 56, 56), (1,), 5, print))
     assert rows[1].facts["encoder_runs_on"] == "npu"
+    assert [row.what for row in rows[3:]] == [image.IN_TURN, image.AHEAD]
     assert {row.matmul for row in rows} == {row.flop for row in rows} == {None}
+
+
+def test_reading_ahead_hides_what_reading_costs_where_the_encoder_waits_for_its_device(half, tmp_path, monkeypatch):
+    """Reading 20 ms, encoding 20 ms: beside each other half of their sum, and the last picture waits for nobody."""
+    half.visual_encoder.path = tmp_path / "eva_vit_g.om"
+    half.visual_encoder.path.write_bytes(b"small")
+    embedded = []
+    monkeypatch.setattr(half, "encode_img", lambda pixels: embedded.append(pixels.shape) or time.sleep(0.02))
+
+    def read():
+        time.sleep(0.02)
+        return torch.zeros(3, 56, 56)
+
+    in_turn, ahead = image.from_files(half, read, 5, 1e9, image.facts(half.visual_encoder, half.device))
+    assert set(embedded) == {(1, 3, 56, 56)}
+    assert len(embedded) == 2 * (2 + 5) * image.FILES
+    assert min(in_turn.seconds) >= 0.04
+    assert min(ahead.seconds) < 0.8 * min(in_turn.seconds)
+    assert in_turn.flop == ahead.flop == 1e9
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Times of the image half: a picture decoded and resized, the encoder alone, and a picture to embeddings.
+"""Times of the image half: a picture decoded and resized, the encoder alone, a picture to embeddings, and several
+files to embeddings, where the encoder leaves the CPU free to read the next one.
 
 `half` below is what image_half.load gives: MiniGPT-4 without its language model. The encoder is asked by `encode`,
 which keeps no answers: a picture that was encoded before takes as long as a new one.
@@ -18,6 +19,7 @@ import torch
 from ..models.device import compute_dtype
 from ..models.encoder_record import read_record
 from ..models.eva_vit_weights import REAL_DEPTH, REAL_HIDDEN, REAL_WIDTH, Geometry, read_weights
+from ..processors.read_ahead import read_ahead
 from . import measure as clocks
 from .image_rows import ImageRow, transformer_flop
 from .run import device_name
@@ -26,6 +28,9 @@ DECODING = "picture decoding and resizing"
 ENCODER = "image encoder alone"
 EMBEDDINGS = "picture to embeddings (encoder, Q-Former, projection)"
 WITHOUT_QFORMER = "picture to embeddings (encoder, projection)"
+IN_TURN = "file to embeddings, of 8 each read when it is its turn"
+AHEAD = "file to embeddings, of 8 the next ones read meanwhile"
+FILES = 8
 REAL_BYTES = 1_900_000_000  # ViT-g in 16 bits has 1.97 GB; what is smaller is another model
 
 
@@ -57,6 +62,28 @@ def measure(
             seconds = clocks.seconds_of(functools.partial(call, pixels), device, repeat)
             before, peak = peak, matmul_peak(about, device)
             yield ImageRow(what, batch, seconds, operations and batch * operations, max(before, peak) or None, about)
+    if about["encoder_runs_on"] != "cpu":  # there, who reads takes the encoder's cores: minutes for nothing
+        note(f"{FILES} files, each in turn and read ahead")
+        yield from from_files(half, read, repeat, flop and flop + rest_flop(half, tokens), about)
+
+
+@torch.no_grad()
+def from_files(
+    half: Any, read: Callable[[], torch.Tensor], repeat: int, flop: float | None, about: dict[str, Any]
+) -> Iterator[ImageRow]:
+    """The same pictures in the same order, with and without reading ahead; seconds of one picture."""
+    each = {
+        IN_TURN: lambda: (read() for _ in range(FILES)),
+        AHEAD: lambda: read_ahead(lambda _: read(), range(FILES)),
+    }
+    for what, files in each.items():
+
+        def embed_all(files: Callable[[], Iterator[torch.Tensor]] = files) -> None:
+            for pixels in files():
+                half.encode_img(pixels[None].to(half.device))
+
+        seconds = clocks.seconds_of(embed_all, half.device, repeat)
+        yield ImageRow(what, 1, [value / FILES for value in seconds], flop, None, about)
 
 
 def facts(encoder: Any, device: torch.device) -> dict[str, Any]:
