@@ -4,12 +4,16 @@
     python verify.py ops --device npu:0
     python verify.py env
     python verify.py weights --model-path /data/model/MiniGPT-4 --download
+    python verify.py record --out golden.npz
+    python verify.py replay bundle.npz --against golden.npz
 
 The first checks, in order: the tree against the lock; the weights, present and loaded key by key; every stage against
-an independent MiniGPT-4 made of Hugging Face parts; the prompts of configs/prompts.yaml. The second compares a device's
-operations with plain PyTorch (verify.py ops --help); the third says what this machine can run, and what is wrong with
-its driver, CANN, packages or variables (verify.py env --help); the fourth tells which weight files are missing or not
-the right ones, and fetches them (verify.py weights --help).
+an independent MiniGPT-4 made of Hugging Face parts; the prompts of configs/prompts.yaml. The second compares a
+device's operations with plain PyTorch (verify.py ops --help); the third says what this machine can run, and what is
+wrong with its driver, CANN, packages or variables (verify.py env --help); the fourth tells which weight files are
+missing or not the right ones, and fetches them (verify.py weights --help). The fifth writes down what the reference
+computes, for `--against` on any device; the sixth judges what a device computed, without that device (verify.py replay
+--help). With --report the first also writes a page for people.
 
 Exit codes: 0 verified; 1 a check failed; 2 usage; 4 the tree is not the one of the lock; 5 weights or device are
 missing, so not everything ran; 70 unexpected, with a traceback; 130 interrupted; 141 nobody reads the
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import traceback
@@ -28,7 +33,10 @@ from pathlib import Path
 
 from overlaykit.errors import OverlayError
 from verification import env, ops
-from verification.report import to_json, to_table
+from verification.gate import command as record
+from verification.gate import replay
+from verification.page import files
+from verification.report import Report, to_json, to_table
 from verification.run import Request, verify_overlay, verify_workspace
 from verification.weightfiles import command as weights
 from verification.weights import DEFAULT_CFG
@@ -41,6 +49,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ops": ops.main,
     "env": lambda argv: env.main(argv, INHERITED),
     "weights": weights.main,
+    "record": record.main,
+    "replay": replay.main,
 }
 
 
@@ -72,6 +82,8 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
 
 def verify(argv: list[str]) -> int:
     options = parse(argv)
+    if options.report:
+        files.prepare(options.report)
     request = Request(
         project=Path(options.project),
         workspace=Path(options.workspace),
@@ -79,12 +91,28 @@ def verify(argv: list[str]) -> int:
         weights=options.weights,
         cfg_path=options.cfg_path,
         device=options.device,
+        sampling=options.sampling,
+        against=options.against,
+        bundle=options.bundle,
+        int8=options.int8,
+        roofline=options.report is not None,
     )
     report = verify_overlay(request) if options.overlay_alone else verify_workspace(request)
+    show(report, options.json, options.report, argv)
+    return report.exit_code
+
+
+def show(report: Report, as_json: bool, folder: Path | None, argv: list[str]) -> None:
+    """Print the report, and write it into `folder`; argv: what is to be typed to get it again."""
     for stream in (sys.stdout, sys.stderr):  # an answer may hold characters that the terminal cannot show
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    print(to_json(report) if options.json else to_table(report, shutil.get_terminal_size((120, 24)).columns))
-    return report.exit_code
+    text = to_json(report) if as_json else to_table(report, shutil.get_terminal_size((120, 24)).columns)
+    try:  # files first, for the table's reader may leave (| head); but a full disk must not cost the table
+        page = files.write(report, folder, shlex.join(["python", "verify.py", *argv])) if folder else None
+    finally:
+        print(text, flush=True)
+    if page:
+        print(f"report: {page}", file=sys.stderr)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -101,7 +129,32 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--cfg-path", default=DEFAULT_CFG, help="the eval YAML inside the workspace (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or npu:N (%(default)s)")
+    parser.add_argument(
+        "--no-sampling",
+        dest="sampling",
+        action="store_false",
+        help="ask for greedy answers alone; sampled ones, five to a picture, take long on a CPU",
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="GOLDEN",
+        help="a file of `verify.py record`, made on any machine; without one the reference computes here",
+    )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="FILE",
+        help="keep what this device computed, without paths and names, for `verify.py replay`",
+    )
+    parser.add_argument("--int8", action="store_true", help="judge the language model as low_resource loads it")
     parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="also write report.html (pictures beside answers, charts, times), report.md and report.json there",
+    )
     parser.add_argument(
         "--overlay-alone", action="store_true", help="verify the overlay without a workspace (no upstream needed)"
     )

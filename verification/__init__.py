@@ -3,18 +3,23 @@
 verify.py is the command line. Knows nothing of git and patches, only the lock through overlaykit. Read in this order:
 
     run         the whole proof in order: tree, pictures, weights, stages, answers
-    stages      THE file: the port against the reference, one stage at a time, so that a fault shows where it is
-    compare     how far they may be apart, and one stage as a line of the report
-    oracle      the reference: an independent MiniGPT-4 made of Hugging Face parts
+    gate        THE package: the port against the reference, stage by stage, so that a fault shows where it is; the
+                reference's numbers come from the same machine or from a file of another one
+    oracle      the reference: an independent MiniGPT-4 made of Hugging Face parts (oracle_decoder: its language model,
+                whole or layer by layer; shards: tensors by name)
     port        what is under test: the patched workspace, or the overlay alone
                 (overlay_modules: imports the overlay's files, without torch where they need none)
     decoding    what is asked of its language model
     weights     which files, did every tensor arrive
     present     are the files there, and the published ones
-    answers     prompts, and the judge of what was said
+    prompts     what is asked about which pictures (configs/prompts.yaml)
+    answers     asking: greedy, sampled, about a picture of nothing
+    word_rules  judging what was said by its words
+    counted     how far a long loop is
     tree        the workspace against the lock
     memory      whether this host can hold the reference
     report      results as a table and as JSON
+    page        the report as one HTML page and as Markdown (a package; roofline: what the device could do)
     synthetic   small random weights in the real formats (synthetic_tensors: the numbers, synthetic_text: the tokenizer)
     weightfiles `verify.py weights`: missing and mistaken weight files told by name, and fetched (a package)
     download    one file over HTTP, whole and right or not at all (a package)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 STOP = "###"  # what Vicuna v0 writes where the next speaker's turn would begin
+# What upstream's Chat samples with (conversation.py, answer_prepare) when nobody says otherwise.
+SAMPLING = {"top_p": 0.9, "temperature": 1.0, "repetition_penalty": 1.05}
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,28 @@ def decoder_logits(decoder: Any, embed: Any, prompt: Tensor, ids: tuple[int, ...
 
 
 def greedy_ids(decoder: Any, prompt: Tensor, max_new_tokens: int, **options: Any) -> tuple[int, ...]:
+    return generated_ids(decoder, prompt, max_new_tokens, do_sample=False, **options)
+
+
+def generated_ids(decoder: Any, prompt: Tensor, max_new_tokens: int, **options: Any) -> tuple[int, ...]:
+    """What generate makes of prompt (1, T, hidden); `options` say whether it samples."""
     mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-    options.update(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+    options.update(max_new_tokens=max_new_tokens, num_beams=1)
     return tuple(decoder.generate(inputs_embeds=prompt, attention_mask=mask, **options)[0].tolist())
+
+
+@contextlib.contextmanager
+def seeded(device: torch.device, seed: int | None) -> Iterator[None]:
+    """Draw from `seed` inside; afterwards the generators of the CPU and of `device` go on where they were.
+
+    With None nothing is touched.
+    """
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(seed)
+        yield
 
 
 def forced_logits(decoder: Any, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:

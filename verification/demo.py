@@ -4,7 +4,8 @@
 
 Every step is a command that a user types, printed before it runs; the first one that fails ends the demo with its
 exit code. Where upstream cannot be reached the demo says so and verifies the overlay alone, on a picture that it draws.
-The weights are synthetic: the answer is noise, and the last table says what was shown.
+The weights are synthetic: the answer is noise, and the last table says what was shown, as does the report that the
+last line names.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ def with_upstream(folder: Path, source: list[str]) -> int:
             *(workspace / "run_predict.py", "--cfg-path", "eval_configs/minigpt4_eval.yaml"),
             *("--image-path", picture, "--prompt", QUESTION, "--device", "cpu", "--greedy", "--max-new-tokens", "40"),
         ],
-        ["verify.py", "--workspace", workspace, "--images", "examples_v2/", "--device", "cpu"],
+        [
+            *("verify.py", "--workspace", workspace, "--images", "examples_v2/", "--device", "cpu"),
+            *("--report", folder / "report"),
+        ],
     )
 
 
@@ -67,7 +71,8 @@ def without_upstream(folder: Path) -> int:
     picture = folder / "drawn.png"
     draw(picture)
     print(f"\nA picture to ask about: {picture}")
-    return run("verify.py", "--overlay-alone", "--weights", "tiny", "--images", picture, "--device", "cpu")
+    alone = ("verify.py", "--overlay-alone", "--weights", "tiny", "--images", picture, "--device", "cpu")
+    return run(*alone, "--report", folder / "report")
 
 
 def first_failure(*commands: list[str | Path]) -> int:

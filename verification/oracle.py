@@ -4,13 +4,11 @@ It shares no code with upstream, with the patches or with the overlay: it reads 
 keys and runs Blip2VisionModel, Blip2QFormerModel and LlamaForCausalLM in float32 on the CPU. The names on the right
 of the maps below are stable from transformers 4.30.2 to 5.x.
 
-Every part is a plain function object that takes the *port's* output of the part before it, so that a difference
-belongs to one part alone. Build one part, use it, drop it: a 7B model in float32 needs 27 GB.
+Build one part, use it, drop it. The language model is in oracle_decoder.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -49,7 +47,7 @@ def process(path: Path, size: int = 224) -> Tensor:
 class Encoder:
     """ViT-g and ln_vision: (B, 3, S, S) -> (B, tokens, width) by Blip2VisionModel."""
 
-    def __init__(self, vit_weights: Path, blip2: Path | None) -> None:
+    def __init__(self, vit_weights: Path, blip2: Path | None, dtype: torch.dtype = torch.float32) -> None:
         from transformers import Blip2VisionConfig, Blip2VisionModel
 
         state = read_state(vit_weights)
@@ -72,10 +70,11 @@ class Encoder:
         # Hugging Face uses one epsilon for all norms; ln_vision is a plain torch LayerNorm (base_model.py:237).
         self.model.post_layernorm.eps = 1e-5
         load_exactly(self.model, renamed, vit_weights)
+        self.model.to(dtype)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
-        return self.model(pixel_values=pixels.float().cpu()).last_hidden_state
+        return self.model(pixel_values=pixels.to("cpu", self.model.dtype)).last_hidden_state
 
 
 def rename_vit(state: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
@@ -111,7 +110,7 @@ def ln_vision(blip2: Path | None, width: int) -> dict[str, Tensor]:
 class QFormer:
     """Query tokens that look at the picture: (B, tokens, width) -> (B, queries, hidden) by Blip2QFormerModel."""
 
-    def __init__(self, blip2: Path, bert: Path) -> None:
+    def __init__(self, blip2: Path, bert: Path, dtype: torch.dtype = torch.float32) -> None:
         from transformers import BertConfig, Blip2QFormerConfig, Blip2QFormerModel
 
         state, sizes = read_state(blip2), BertConfig.from_pretrained(str(bert))
@@ -135,11 +134,12 @@ class QFormer:
         )
         self.model = Blip2QFormerModel(config).float().eval()
         load_exactly(self.model, renamed, blip2)
-        self.queries = state["query_tokens"].float()
+        self.model.to(dtype)
+        self.queries = state["query_tokens"].to(dtype)
 
     @torch.no_grad()
     def __call__(self, features: Tensor) -> Tensor:
-        features = features.float().cpu()
+        features = features.to("cpu", self.queries.dtype)
         return self.model(
             query_embeds=self.queries.expand(len(features), -1, -1),
             encoder_hidden_states=features,
@@ -158,12 +158,12 @@ def rename_qformer(key: str) -> str:
 class Projection:
     """llama_proj: (B, queries, hidden) -> (B, queries, llama); without a Q-Former (B, 257, 1408) -> (B, 64, llama)."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, dtype: torch.dtype = torch.float32) -> None:
         state = read_state(checkpoint)
-        self.weight, self.bias = state["llama_proj.weight"].float(), state["llama_proj.bias"].float()
+        self.weight, self.bias = state["llama_proj.weight"].to(dtype), state["llama_proj.bias"].to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.float().cpu()
+        x = x.to("cpu", self.weight.dtype)
         if x.shape[-1] != self.weight.shape[1]:  # minigpt4.py:139-143: no class token, four neighbours side by side
             x = x[:, 1:].reshape(len(x), -1, 4 * x.shape[-1])
         return nn.functional.linear(x, self.weight, self.bias)
@@ -179,70 +179,6 @@ def tokenize(tokenizer_model: Path, text: str) -> list[int]:
         ids += [pieces.bos_id()] if number else []
         ids += pieces.encode(part)
     return ids
-
-
-@dataclass(frozen=True)
-class Greedy:
-    """Ids by greedy decoding; margins[i] is how far the first logit was above the second when ids[i] was chosen."""
-
-    ids: tuple[int, ...]
-    margins: tuple[float, ...]
-
-
-class Decoder:
-    """The prompt and the language model, by LlamaForCausalLM."""
-
-    def __init__(self, folder: Path, model_type: str) -> None:
-        from transformers import LlamaForCausalLM
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        self.template = TEMPLATES[model_type]
-        self.tokenizer_model = folder / "tokenizer.model"
-        self.model = LlamaForCausalLM.from_pretrained(str(folder), torch_dtype=torch.float32).eval()
-
-    @property
-    def pieces(self) -> int:
-        """How many tokens have a text: Vicuna v0's 32000 of 32001 rows."""
-        import sentencepiece
-
-        return sentencepiece.SentencePieceProcessor(model_file=str(self.tokenizer_model)).get_piece_size()
-
-    def embed(self, ids: list[int]) -> Tensor:
-        """(1, T, hidden)"""
-        return self.model.get_input_embeddings()(torch.tensor([ids], dtype=torch.long))
-
-    @torch.no_grad()
-    def prompt(self, question: str, picture: Tensor) -> Tensor:
-        """picture: (1, N, hidden) -> (1, T, hidden). Only the first segment gets a BOS (minigpt_base.py:80-84)."""
-        before, after = self.template.format(question=question).split("<ImageHere>")
-        first = self.embed([1, *tokenize(self.tokenizer_model, before)])
-        return torch.cat((first, picture.float().cpu(), self.embed(tokenize(self.tokenizer_model, after))), dim=1)
-
-    @torch.no_grad()
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """(1, T, hidden) -> (1, T, vocabulary)"""
-        embeddings = embeddings.float().cpu()
-        mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
-        return self.model(inputs_embeds=embeddings, attention_mask=mask).logits.float()
-
-    @torch.no_grad()
-    def greedy(self, embeddings: Tensor, max_new_tokens: int) -> Greedy:
-        """A plain loop, because `generate` gives other ids back in every generation of transformers."""
-        embeddings = embeddings.float().cpu()
-        ids: list[int] = []
-        margins: list[float] = []
-        past, step = None, {"inputs_embeds": embeddings}
-        while len(ids) < max_new_tokens:
-            mask = torch.ones((1, embeddings.shape[1] + len(ids)), dtype=torch.long)
-            output = self.model(**step, attention_mask=mask, past_key_values=past, use_cache=True)
-            best = output.logits[0, -1].float().topk(2)
-            ids.append(int(best.indices[0]))
-            margins.append(float(best.values[0] - best.values[1]))
-            if ids[-1] == self.model.config.eos_token_id:
-                break
-            past, step = output.past_key_values, {"input_ids": torch.tensor([ids[-1:]])}
-        return Greedy(tuple(ids), tuple(margins))
 
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

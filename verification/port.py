@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,16 @@ from PIL import Image
 from torch import Tensor
 
 from verification import oracle
-from verification.decoding import Answer, decoder_logits, forced_logits, greedy_ids, read_answer
+from verification.decoding import (
+    SAMPLING,
+    Answer,
+    decoder_logits,
+    forced_logits,
+    generated_ids,
+    greedy_ids,
+    read_answer,
+    seeded,
+)
 from verification.held import Held
 from verification.overlay_modules import import_overlay
 from verification.weights import WeightFiles
@@ -44,10 +53,16 @@ class PatchedUpstream:
     qformer_is_reference = False
 
     def __init__(
-        self, workspace: Path, cfg_path: str, files: WeightFiles, device: str, others: Mapping[str, Path]
+        self,
+        workspace: Path,
+        cfg_path: str,
+        files: WeightFiles,
+        device: str,
+        others: Mapping[str, Path],
+        int8: bool = False,
     ) -> None:
         """others: YAML key -> path, instead of what the YAML says; of an untouched configuration none."""
-        self.files = files
+        self.files, self.int8 = files, int8
         sys.path.insert(0, str(workspace))
         run_predict = importlib.import_module("run_predict")
         with contextlib.redirect_stdout(sys.stderr):  # upstream prints its progress
@@ -55,7 +70,7 @@ class PatchedUpstream:
             config = run_predict.read_config(argparse.Namespace(cfg_path=str(workspace / cfg_path), options=None))
             for key, path in others.items():
                 config.model_cfg[key] = str(path)
-            config.model_cfg.low_resource = False  # int8 is no rounding of a dtype: it has benchmarks/int8_gate.py
+            config.model_cfg.low_resource = int8  # whatever the YAML says: int8 has limits of its own
             self.chat, self.conversation = run_predict.build_chat(config, self.device)
         self.model = self.chat.model
         self.dtype: torch.dtype = self.model.llama_model.dtype
@@ -77,7 +92,7 @@ class PatchedUpstream:
         encoder = self.model.visual_encoder
 
         def listen(images: Tensor) -> Tensor:
-            features.append(encoder.encode(images))
+            features.append(encoder(images))
             return features[-1]
 
         hook = self.model.llama_proj.register_forward_hook(lambda _, taken, given: projected.append(taken[0]))
@@ -87,12 +102,18 @@ class PatchedUpstream:
         finally:
             self.model.visual_encoder = encoder
             hook.remove()
-        return Encoded(features[0], projected[0] if self.files.q_former_model else None, embeddings)
+        queries = projected[0] if projected and self.files.q_former_model else None
+        return Encoded(features[0], queries, embeddings)
 
     @torch.no_grad()
     def prompt(self, question: str, embeddings: Tensor) -> Tensor:
         """(1, T, hidden): the conversation with the picture in its place."""
         return self._options(question, embeddings, 1)["inputs_embeds"]
+
+    @torch.no_grad()
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """(1, len(ids), hidden)"""
+        return self.model.embed_tokens(torch.tensor([list(ids)], device=self.device))
 
     @torch.no_grad()
     def logits(self, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
@@ -111,10 +132,13 @@ class PatchedUpstream:
             return forced_logits(self.model.llama_model, prompt, ids)
 
     @torch.no_grad()
-    def answer(self, question: str, embeddings: Tensor, max_new_tokens: int) -> Answer:
-        """Greedy, with upstream's stop words."""
+    def answer(self, question: str, embeddings: Tensor, max_new_tokens: int, seed: int | None = None) -> Answer:
+        """With upstream's stop words; greedy, or sampled from `seed` as run_predict.py and upstream's demo do."""
         options = self._options(question, embeddings, max_new_tokens)
-        ids = self.chat.model_generate(**{**options, "do_sample": False})[0].tolist()
+        if seed is None:  # answer_prepare always asks for sampling
+            options["do_sample"] = False
+        with seeded(self.device, seed):
+            ids = self.chat.model_generate(**options)[0].tolist()
         return read_answer(self.model.llama_tokenizer, ids)
 
     def parameters(self) -> Parameters:
@@ -137,10 +161,10 @@ class OverlayAlone:
 
     qformer_is_reference = True
 
-    def __init__(self, overlay: Path, files: WeightFiles, device: str) -> None:
+    def __init__(self, overlay: Path, files: WeightFiles, device: str, int8: bool = False) -> None:
         import transformers
 
-        self.files, self.parts = files, import_overlay(overlay)
+        self.files, self.int8, self.parts = files, int8, import_overlay(overlay)
         self.device = self.parts("models.device").resolve_device(device)
         self.dtype: torch.dtype = self.parts("models.device").compute_dtype(self.device)
         self.encoder = self.parts("models.image_encoder").IMAGE_ENCODER_OM(
@@ -149,7 +173,7 @@ class OverlayAlone:
         self.qformer = oracle.QFormer(files.q_former_model, files.bert) if files.q_former_model and files.bert else None
         self.projection = oracle.Projection(files.ckpt)
         self.decoder = self.parts("models.modeling_vicuna_ascend").LlamaForCausalLM.from_pretrained(
-            files.llama_model, torch_dtype=self.dtype, device_map={"": self.device}
+            files.llama_model, torch_dtype=self.dtype, device_map={"": self.device}, load_in_8bit=int8
         )
         self.tokenizer = transformers.LlamaTokenizer.from_pretrained(
             str(files.llama_model),
@@ -188,6 +212,10 @@ class OverlayAlone:
         return torch.cat((embedded[0], embeddings.to(embedded[0]), embedded[1]), dim=1)
 
     @torch.no_grad()
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        return self.decoder.base_model.embed_tokens(torch.tensor([list(ids)], device=self.device))
+
+    @torch.no_grad()
     def logits(self, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
         return decoder_logits(self.decoder, self.decoder.base_model.embed_tokens, prompt, ids)
 
@@ -199,16 +227,18 @@ class OverlayAlone:
     def decode(self, prompt: Tensor, ids: tuple[int, ...]) -> Tensor:
         return forced_logits(self.decoder, prompt, ids)
 
-    def answer(self, question: str, embeddings: Tensor, max_new_tokens: int) -> Answer:
-        """Greedy; the overlay's stop words end it, as they do in upstream's Chat."""
+    @torch.no_grad()
+    def answer(self, question: str, embeddings: Tensor, max_new_tokens: int, seed: int | None = None) -> Answer:
+        """Greedy, or sampled from `seed`; the overlay's stop words end it, as they do in upstream's Chat."""
         stops = self.parts("models.answer_stream").stop_ids(self.tokenizer)
         prompt = self.prompt(question, embeddings)
 
         def stop(ids: Tensor, _: Any) -> bool:
             return any(ids[0, -len(word) :].tolist() == word for word in stops)
 
-        with torch.no_grad():
-            ids = greedy_ids(self.decoder, prompt, max_new_tokens, stopping_criteria=[stop])
+        drawn: dict[str, Any] = {"do_sample": False} if seed is None else {"do_sample": True, **SAMPLING}
+        with seeded(self.device, seed):
+            ids = generated_ids(self.decoder, prompt, max_new_tokens, stopping_criteria=[stop], **drawn)
         return read_answer(self.tokenizer, list(ids))
 
     def parameters(self) -> Parameters:

@@ -7,6 +7,7 @@ import json
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 NOTHING_RAN = 5
@@ -33,6 +34,7 @@ class Check:
     detail: str = ""  # what went wrong and what to do, for lines that are not ok
     code: int = 1  # the exit code when this line failed
     numbers: Mapping[str, Any] = field(default_factory=dict)  # the same facts for programs
+    level: str = ""  # of the gate (configs/gate.yaml): "L0" to "L4"; "" for what is not part of it
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Report:
     checks: tuple[Check, ...]
     hint: str = ""  # what to do next
     operations: str = ""  # which of the decoder's operations are fused on the device, and which had to be replaced
+    pictures: tuple[Path, ...] = ()  # what the answers are about; only the HTML page opens them
+    timings: Mapping[str, Any] = field(default_factory=dict)  # seconds measured on the way: gate/take.py
 
     @property
     def exit_code(self) -> int:
@@ -81,9 +85,11 @@ def to_json(report: Report) -> str:
         "exit_code": report.exit_code,
         "verdict": report.verdict,
         "hint": report.hint,
+        "timings": dict(report.timings),
         "checks": [
             {
                 "part": check.part,
+                "level": check.level,
                 "name": check.name,
                 "outcome": check.outcome.value,
                 "measured": check.measured,

@@ -11,13 +11,18 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from overlaykit.errors import FixTheCommand
-from verification import answers, present, weights
+from verification import present, weights
+from verification.answers import ask_all
+from verification.gate.golden import GOLDEN, Recording, prepare
+from verification.gate.golden import load as load_golden
+from verification.gate.pictures import in_order
+from verification.prompts import Prompts, check_pictures, find_pictures, load_prompts
 from verification.report import Check, Outcome, Report
 from verification.synthetic import cached_tiny
 from verification.tree import check_tree
@@ -48,6 +53,11 @@ class Request:
     weights: str | None = None  # None: what the workspace's YAML says; "tiny"; or a folder in the seed's layout
     cfg_path: str = DEFAULT_CFG
     device: str = "auto"
+    sampling: bool = True  # also ask for sampled answers, which take longest
+    against: Path | None = None  # a golden; without one the reference computes here
+    bundle: Path | None = None  # where to keep what the port computed
+    int8: bool = False  # judge the port as `low_resource` loads it
+    roofline: bool = False  # measure the device, to set beside the times
 
 
 def verify_workspace(request: Request) -> Report:
@@ -70,7 +80,7 @@ def verify_workspace(request: Request) -> Report:
         from verification.port import PatchedUpstream
 
         others = files.items if request.weights else {}
-        return PatchedUpstream(workspace, request.cfg_path, files, request.device, others)
+        return PatchedUpstream(workspace, request.cfg_path, files, request.device, others, request.int8)
 
     checks = check_tree(request.project, workspace)
     return _verify(f"patched MiniGPT-4 in {workspace}", request, workspace, files, checks, load)
@@ -83,7 +93,7 @@ def verify_overlay(request: Request) -> Report:
     def load() -> Any:
         from verification.port import OverlayAlone
 
-        return OverlayAlone(request.project / "overlay", files, request.device)
+        return OverlayAlone(request.project / "overlay", files, request.device, request.int8)
 
     not_run = Check(
         "tree",
@@ -118,12 +128,16 @@ def _verify(
 ) -> Report:
     if not DEVICE.fullmatch(request.device.strip().lower()):
         raise FixTheCommand(f"--device {request.device} is not a device.", "It takes auto, cpu, cuda:N or npu:N.")
-    prompts = answers.load_prompts(request.project / "configs" / "prompts.yaml")
-    pictures = answers.find_pictures(request.images, workspace, prompts)
-    checks += answers.check_pictures(pictures, prompts)
+    prompts = load_prompts(request.project / "configs" / "prompts.yaml")
+    pictures = find_pictures(request.images, workspace, prompts)
+    golden = _golden(request)
+    if golden:
+        pictures = in_order(golden, pictures)
+    checks += check_pictures(pictures, prompts)
     there = present.check_present(files, request.project / "configs" / "weights.yaml")
     checks += there
     device, hint, operations = request.device, "", ""
+    timings: Mapping[str, Any] = {}
     if any(check.outcome is Outcome.NOT_RUN for check in there):
         hint = NEXT_STEP.format(workspace=request.workspace)
     else:
@@ -133,8 +147,24 @@ def _verify(
                 checks += (failed,)
             else:
                 device, operations = str(port.device), port.operations()
-                checks += _measure(port, files, pictures, prompts)
-    return Report(subject, _describe(files), bool(files.marker), device, versions(), checks, hint, operations)
+                found, timings = _measure(port, files, pictures, prompts, golden, request)
+                checks += found
+    synthetic = bool(files.marker)
+    return Report(subject, _describe(files), synthetic, device, versions(), checks, hint, operations, pictures, timings)
+
+
+def _golden(request: Request) -> Recording | None:
+    """What --against names. A bundle is prepared for, so that what cannot be written is said before the long work."""
+    golden = load_golden(request.against, GOLDEN) if request.against else None
+    if request.bundle:
+        if not golden:
+            raise FixTheCommand(
+                "--bundle needs --against.",
+                "A bundle is judged by the golden that it was taken for, and of one that is no file nobody has it.",
+                "Record one with `python verify.py record --out GOLDEN.npz`.",
+            )
+        prepare(request.bundle)
+    return golden
 
 
 def _load(load: Callable[[], Any]) -> tuple[Any, Check]:
@@ -155,13 +185,27 @@ def _load(load: Callable[[], Any]) -> tuple[Any, Check]:
 
 
 def _measure(
-    port: Any, files: weights.WeightFiles, pictures: tuple[Path, ...], prompts: answers.Prompts
-) -> tuple[Check, ...]:
-    from verification.stages import run_stages
+    port: Any, files: weights.WeightFiles, pictures: tuple[Path, ...], prompts: Prompts, golden: Any, request: Request
+) -> tuple[tuple[Check, ...], Mapping[str, Any]]:
+    """The lines, and Report.timings."""
+    import torch
 
+    from verification.gate.run import run_gate
+    from verification.roofline import report_timings
+
+    if files.marker:  # so small that a second thread only waits for the first, and burns a core while it does
+        torch.set_num_threads(1)
     checks = weights.check_loaded(files, port.parameters())
-    parity, embeddings = run_stages(port, files, pictures, prompts.questions[0])
-    return checks + parity + answers.ask_all(port, embeddings, prompts, bool(files.marker))
+    limits = request.project / "configs" / "gate.yaml"
+    gated = run_gate(port, files, pictures, prompts.questions, limits, golden, versions())
+    if request.bundle:
+        from verification.gate.bundle import redacted
+
+        redacted(gated.taking).save(request.bundle)
+    answers = ask_all(port, gated.embeddings, prompts, bool(files.marker), request.sampling)
+    wanted = request.roofline and not files.marker  # the small model lives in a cache: a roofline says nothing of it
+    timings = report_timings(gated.taking.about["timings"], port if wanted else None)
+    return checks + gated.checks + answers, timings
 
 
 def _describe(files: weights.WeightFiles) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 
@@ -15,6 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 PROJECT = Path(__file__).resolve().parents[2]
+QUESTION = "Describe this image in detail."
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,12 +59,9 @@ def port(tiny: Path):
 
 
 @pytest.fixture(scope="session")
-def one_reference():
-    """Build each part of the reference once for all tests: no test changes it, and building is what takes time."""
-    from verification import oracle
+def golden(tiny: Path, pictures: list[Path]):
+    """What the reference computes for the two pictures: recorded once, for no test changes it."""
+    from verification import weights
+    from verification.gate.record import record
 
-    patch = pytest.MonkeyPatch()
-    for part in ("Encoder", "QFormer", "Projection", "Decoder"):
-        patch.setattr(oracle, part, functools.lru_cache(maxsize=None)(getattr(oracle, part)))
-    yield
-    patch.undo()
+    return record(weights.from_folder(tiny), pictures, [QUESTION], new_tokens=12, halves=["float16", "bfloat16"])

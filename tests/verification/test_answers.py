@@ -1,190 +1,225 @@
-"""The judge, on the answers that the original port published as data, and on answers with one thing wrong each."""
+"""Asking: what is asked of a port, about which pictures, and what of it is judged."""
 
 from __future__ import annotations
 
-import shutil
+import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from published import NPU
 
-from overlaykit.errors import FixTheCommand, FixTheProjectFile
-from verification import answers
-from verification.decoding import Answer, read_answer
-from verification.report import Outcome
+import verify
+from verification.answers import SHORT, ask_all
+from verification.decoding import Answer
+from verification.prompts import load_prompts
+from verification.report import Check, Outcome
 
 PROJECT = Path(__file__).resolve().parents[2]
-PROMPTS = answers.load_prompts(PROJECT / "configs" / "prompts.yaml")
-TROPHY, NUGGETS, OFFICE = PROMPTS.pictures.values()
-
-# Published with the original port: "Describe this image in detail." on the three pictures, first on a GPU, then on an
-# NPU. The third GPU answer describes the first picture.
-GPU = (
-    """The image shows a group of men holding up the World Cup trophy while standing in front of a crowded stadium. The
-    players are wearing blue and white jerseys and have their hands raised in the air, holding the trophy up to the
-    camera. In the background, there is a large crowd of people cheering and waving flags. There are also fireworks
-    going off in the sky, adding to the celebratory atmosphere. The image was taken during a soccer match where one team
-    won the World Cup trophy.""",
-    """This image shows a person holding two pieces of fried chicken in their hand, which are placed inside a cardboard
-    container with the logo "20 for $10" on it. The container is placed on a table, and there are various dipping sauces
-    visible in the background.
-    The image depicts an individual enjoying a meal of fried chicken at a low price. The cardboard container suggests
-    that the food is being offered as a bargain or deal. The dipping sauces add flavor to the chicken, making it more
-    enjoyable to eat. Overall, the image suggests affordability and deliciousness.""",
-    """This image shows a group of men holding up a trophy, all wearing the same blue and white striped jerseys. They
-    are standing on a field with fireworks in the background. Some of the players are raising their arms in the air,
-    while others are holding the trophy with both hands. The team's logo is on the front of the jersey, and they all
-    have smiles on their faces. It seems to be a celebratory moment, with the players and crowd sharing in the joy of
-    winning the trophy.""",
-)
-NPU = (
-    """This image shows the Argentina soccer team holding up the World Cup trophy in celebration. The team is dressed in
-    blue and white jerseys, with some players holding up their arms in the air while others hold up the trophy.
-    Fireworks are exploding behind them, creating a colorful display of light and smoke.""",
-    """The image is a box of fried dough balls, or tempura, sitting on a table next to a bowl of sauce. The box has the
-    logo for KFC written on it in red and white letters. There are four balls of tempura in the box, each one a
-    different color. One of the balls has been taken out and is being held by a hand in the foreground.
-    The background of the image is a plain white with a few shadows and reflections visible from the lighting. The plate
-    and sauce are also plain white. The colors used in the tempura add visual interest to the image, making it more
-    dynamic and appetizing.""",
-    """The image shows a man in a business suit sitting at a desk with a laptop in front of him. He is looking down at
-    the screen and seems to be typing on the keyboard. There are several other computers and pieces of office equipment
-    visible in the background, including a printer and a phone. The room is brightly lit, and there are shadows on the
-    wall behind the man's head. The image has a professional and modern feel to it.""",
-)
+PROMPTS = load_prompts(PROJECT / "configs" / "prompts.yaml")
+TROPHY, NUGGETS, OFFICE, *OTHERS = PROMPTS.pictures.values()
+RIGHT = dict(zip((TROPHY.file, NUGGETS.file, OFFICE.file), NPU))
+GREY = "The picture is plain grey. Nothing else can be seen."
+NOBODYS = Path("holiday.jpg")  # a picture that prompts.yaml does not know
 
 
-@pytest.mark.parametrize("text", [*zip(GPU[:2], (TROPHY, NUGGETS)), *zip(NPU, (TROPHY, NUGGETS, OFFICE))])
-def test_the_published_answers_pass(text: tuple[str, answers.Expectation]) -> None:
-    assert answers.judge(text[0], True, text[1], PROMPTS) == ()
+class Port:
+    """Says what `say` gives for (picture, seed); the embedding of a picture is its file's name."""
+
+    def __init__(self, say: Callable[[str, int | None], str]) -> None:
+        self.say = say
+        self.asked: list[tuple[str, int | None, int]] = []
+
+    def pixels(self, path: Path) -> str:
+        assert path.is_file()
+        return path.name
+
+    def encode(self, pixels: str) -> Any:
+        return SimpleNamespace(embeddings=pixels)
+
+    def answer(self, question: str, embedding: str, length: int, seed: int | None = None) -> Answer:
+        assert question in PROMPTS.questions
+        self.asked.append((embedding, seed, length))
+        return Answer(self.say(embedding, seed), True, 50)
 
 
-def test_the_published_answer_about_the_wrong_picture_is_caught() -> None:
-    problems = " ".join(answers.judge(GPU[2], True, OFFICE, PROMPTS))
-    assert "mentions none of laptop, computer, desk" in problems
-    assert 'mentions "trophy"' in problems
-    assert 'mentions "jersey"' in problems
+def knowing(picture: str, seed: int | None) -> str:
+    """A model that sees; each seed words it differently."""
+    text = GREY if picture == "grey.png" else RIGHT[picture]
+    return text if seed is None else f"{text} This was draw number {seed}."
 
 
-@pytest.mark.parametrize("text", GPU[:2] + NPU)
-def test_an_answer_fails_on_every_other_picture(text: str) -> None:
-    judged = [answers.judge(text, True, picture, PROMPTS) for picture in (TROPHY, NUGGETS, OFFICE)]
-    assert judged.count(()) == 1
+def asked(say: Callable[[str, int | None], str], *files: str, **options: Any) -> tuple[dict[str, Check], Port]:
+    """Check by name, and the port."""
+    port = Port(say)
+    about = {Path(file): file for file in files or RIGHT}
+    checks = ask_all(port, about, PROMPTS, **{"synthetic": False, **options})
+    assert {check.part for check in checks} == {"answers"}
+    assert len({check.name for check in checks}) == len(checks)
+    return {check.name: check for check in checks}, port
 
 
+def outcomes(checks: dict[str, Check]) -> set[Outcome]:
+    return {check.outcome for check in checks.values()}
+
+
+# What is asked
+
+
+def test_a_right_model_is_asked_greedy_sampled_and_about_nothing_and_passes() -> None:
+    checks, port = asked(knowing)
+    assert outcomes(checks) == {Outcome.PASSED}
+    greedy = [(picture, length) for picture, seed, length in port.asked if seed is None]
+    assert greedy == [(file, 300) for file in (*RIGHT, "grey.png")]
+    drawn = [(picture, seed) for picture, seed, length in port.asked if seed is not None and length == 300]
+    assert drawn == [(file, seed) for file in RIGHT for seed in range(5)]
+    assert checks["office sampled"].measured == "5 of 5 pass"
+    numbers = checks["office sampled"].numbers
+    assert (numbers["picture"], [sample["seed"] for sample in numbers["samples"]]) == (OFFICE.file, [0, 1, 2, 3, 4])
+    assert checks["office"].numbers == {
+        "picture": OFFICE.file,
+        "question": PROMPTS.questions[0],
+        "answer": NPU[2],
+        "tokens": 50,
+        "stopped": True,
+    }
+
+
+def test_without_sampling_a_note_says_so() -> None:
+    checks, port = asked(knowing, sampling=False)
+    assert all(seed is None for _, seed, _ in port.asked)
+    assert checks["sampled"].outcome is Outcome.NOTE
+    assert "nothing about sampled answers" in checks["sampled"].shows
+
+
+def test_synthetic_answers_are_short_and_not_judged_but_their_seeds_are() -> None:
+    checks, port = asked(knowing, synthetic=True)
+    assert {length for _, _, length in port.asked} == {SHORT}
+    assert {seed for _, seed, _ in port.asked} == {None, 0, 1}  # 1: only to see that it gives another text
+    assert checks.pop("seeds").outcome is Outcome.PASSED
+    assert outcomes(checks) == {Outcome.NOT_JUDGED}
+    assert all("not judged: synthetic weights" in check.shows for check in checks.values())
+
+
+def test_of_all_pictures_those_that_are_marked_are_asked_about() -> None:
+    _, port = asked(knowing, *PROMPTS.pictures)
+    assert {picture for picture, _, _ in port.asked} == {*RIGHT, "grey.png"}
+
+
+def test_a_picture_that_is_named_alone_is_asked_about() -> None:
+    checks, _ = asked(lambda picture, seed: GREY, OTHERS[0].file, sampling=False)
+    assert checks["cockdial"].outcome is Outcome.FAILED
+    assert checks["cockdial"].shows.endswith("written from a look at the picture")
+    checks, _ = asked(lambda picture, seed: f"{GREY} {seed}", NOBODYS.name)
+    assert {checks["holiday"].outcome, checks["holiday sampled"].outcome} == {Outcome.NOT_JUDGED}
+    assert "knows no picture of this name" in checks["holiday"].shows
+
+
+def test_nothing_is_asked_where_no_picture_was_encoded() -> None:
+    assert ask_all(Port(knowing), {}, PROMPTS, synthetic=False) == ()
+
+
+# What is judged
+
+
+def test_a_model_that_does_not_see_is_caught_by_the_blank_picture() -> None:
+    """It says what the question and its memory suggest: right about one picture, by chance."""
+    checks, _ = asked(lambda picture, seed: f"{NPU[2]} {seed}")
+    assert checks["office"].outcome is Outcome.PASSED
+    assert checks["blank picture"].outcome is Outcome.FAILED
+    assert f"would pass for {OFFICE.file}" in checks["blank picture"].detail
+    assert checks["KFC-20-for-20-Nugg"].outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(("wrong", "outcome"), [({3}, Outcome.PASSED), ({0, 4}, Outcome.FAILED)])
+def test_one_seed_of_five_may_fail(wrong: set[int], outcome: Outcome) -> None:
+    checks, _ = asked(lambda picture, seed: GREY if seed in wrong else knowing(picture, seed), OFFICE.file)
+    line = checks["office sampled"]
+    assert line.outcome is outcome
+    assert line.measured == f"{5 - len(wrong)} of 5 pass"
+    assert all(f"Seed {seed}: the answer has" in line.detail for seed in wrong)  # said, also where it is allowed
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
 @pytest.mark.parametrize(
-    ("text", "stopped", "problem"),
+    ("say", "problem"),
     [
-        ("A man at a desk in an office.", True, "has 8 words"),
-        (NPU[2], False, "cut off by length"),
-        (NPU[2] + " ###", True, 'contains "###"'),
-        (NPU[2] + " Human: and?", True, 'contains "Human:"'),
-        (NPU[2] + "好" * 60, True, "ASCII"),
-        ("A man sits at a desk in an office. " * 5, True, "repeats itself"),
-        ("", True, "has 0 words"),
+        (lambda picture, seed, count: f"{knowing(picture, seed)} {count}", "something else is drawn from"),
+        (lambda picture, seed, count: knowing(picture, None), "nothing is drawn"),
     ],
+    ids=["another source of chance", "always greedy"],
 )
-def test_one_thing_wrong_is_one_problem_named(text: str, stopped: bool, problem: str) -> None:
-    assert any(problem in found for found in answers.judge(text, stopped, OFFICE, PROMPTS))
-
-
-def test_words_match_whole() -> None:
-    assert answers.contains("Two MEN and three players.", "player")
-    assert answers.contains("two boxes", "box")
-    assert not answers.contains("He mentions a menu.", "men")
-    assert not answers.contains("a deskless place", "desk")
-
-
-class Talker:
-    """Says the same about everything."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def answer(self, question: str, embedding: object, length: int) -> Answer:
-        return Answer(self.text, True, 50)
-
-
-def test_real_weights_are_judged_and_synthetic_ones_are_not() -> None:
-    asked = {Path(OFFICE.file): None, Path(TROPHY.file): None, Path("holiday.jpg"): None}
-    real = [check.outcome for check in answers.ask_all(Talker(NPU[2]), asked, PROMPTS, synthetic=False)]
-    assert real == [Outcome.PASSED, Outcome.FAILED, Outcome.NOT_JUDGED]
-    synthetic = answers.ask_all(Talker(NPU[2]), asked, PROMPTS, synthetic=True)
-    assert {check.outcome for check in synthetic} == {Outcome.NOT_JUDGED}
-    assert all("not judged: synthetic weights" in check.shows for check in synthetic)
-
-
-class Words:
-    """A tokenizer of whole words; 0 is the end."""
-
-    eos_token_id = 0
-    words = ("</s>", "A man at a desk.", "###", "Human: more?", "##", "#")
-
-    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        return "".join(self.words[i] for i in ids if i)
-
-
-@pytest.mark.parametrize(
-    ("ids", "text", "stopped"),
-    [
-        ([1, 2], "A man at a desk.", True),
-        ([1, 4, 5], "A man at a desk.", True),
-        ([1, 0], "A man at a desk.", True),
-        ([1], "A man at a desk.", False),
-        ([1, 2, 3], "A man at a desk.###Human: more?", False),  # the stop word did not stop it
-        ([1, 2, 3, 2], "A man at a desk.###Human: more?", True),
-    ],
-)
-def test_only_the_stop_word_that_ended_an_answer_is_cut(ids: list[int], text: str, stopped: bool) -> None:
-    answer = read_answer(Words(), ids)
-    assert (answer.text, answer.stopped) == (text, stopped)
-    leaks = [problem for problem in answers.judge(answer.text, stopped, OFFICE, PROMPTS) if 'contains "###"' in problem]
-    assert bool(leaks) is (3 in ids)
+def test_a_seed_that_does_not_decide_is_caught_with_any_weights(say: Any, problem: str, synthetic: bool) -> None:
+    count = iter(range(1000))
+    checks, _ = asked(lambda picture, seed: say(picture, seed, next(count)), synthetic=synthetic)
+    assert checks["seeds"].outcome is Outcome.FAILED
+    assert problem in checks["seeds"].detail
 
 
 def test_an_answer_that_runs_past_its_stop_word_fails() -> None:
-    (check,) = answers.ask_all(Talker(NPU[2] + "###Human: and?"), {Path(OFFICE.file): None}, PROMPTS, synthetic=False)
-    assert check.outcome is Outcome.FAILED
-    assert 'contains "###"' in check.detail
+    checks, _ = asked(lambda picture, seed: f"{knowing(picture, seed)}###Human: and?", OFFICE.file)
+    assert checks["office"].outcome is checks["office sampled"].outcome is Outcome.FAILED
+    assert 'contains "###"' in checks["office"].detail
 
 
-@pytest.mark.parametrize("cut", [0, 3000])
-def test_what_is_no_picture_is_refused_at_once(tmp_path: Path, pictures: list[Path], cut: int) -> None:
-    file = tmp_path / "house.png"
-    file.write_bytes(pictures[0].read_bytes()[:cut] if cut else b"# README\n")
-    for images in (file, tmp_path):
-        with pytest.raises(FixTheCommand, match="cannot be read as a picture"):
-            answers.find_pictures(str(images), tmp_path, PROMPTS)
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_what_a_port_raises_is_a_finding_and_the_rest_is_asked(synthetic: bool) -> None:
+    def say(picture: str, seed: int | None) -> str:
+        if picture == NUGGETS.file and seed is not None:
+            raise RuntimeError("out of slots")
+        return knowing(picture, seed)
+
+    checks, _ = asked(say, synthetic=synthetic)
+    failed = [check for check in checks.values() if check.outcome is Outcome.FAILED]
+    assert [check.name for check in failed] == ["KFC-20-for sampled"]
+    assert "RuntimeError: out of slots" in failed[0].detail
 
 
-def test_another_picture_under_a_known_name_is_caught(tmp_path: Path, pictures: list[Path]) -> None:
-    office = tmp_path / OFFICE.file
-    shutil.copy(pictures[0], office)
-    (check,) = answers.check_pictures([office, pictures[0]], PROMPTS)
-    assert check.outcome is Outcome.FAILED
-    assert "another picture" in check.detail
+def test_the_blank_picture_may_not_be_readable_by_the_port() -> None:
+    port = Port(knowing)
+    port.encode = lambda pixels: 1 / 0  # type: ignore[method-assign]
+    checks = {check.name: check for check in ask_all(port, {Path(OFFICE.file): OFFICE.file}, PROMPTS, False)}
+    assert "ZeroDivisionError" in checks.pop("blank picture").detail
+    assert outcomes(checks) == {Outcome.PASSED}
 
 
-def test_images_are_found_as_given_then_in_the_workspace(
-    tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+def test_progress_is_told_for_real_weights_only(capsys: pytest.CaptureFixture[str]) -> None:
+    asked(knowing, synthetic=True)
+    assert capsys.readouterr().err == ""
+    asked(knowing, OFFICE.file)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10  # greedy, blank, five seeds, three short ones
+    assert lines[0] == "verify: answers: 1 of 10, office.jpg"
+    assert lines[-1].startswith("verify: answers: 10 of 10, office.jpg from seed 1, 32 tokens, ")
+
+
+def test_ctrl_c_ends_the_questions() -> None:
+    def interrupted(picture: str, seed: int | None) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asked(interrupted)
+
+
+def test_all_questions_are_asked() -> None:
+    two = dataclasses.replace(PROMPTS, questions=("Describe this image in detail.", "What is it?"))
+    port = Port(knowing)
+    port.answer = lambda *args, **more: Answer(knowing(args[1], more.get("seed")), True, 9)  # type: ignore[method-assign]
+    checks = ask_all(port, {Path(OFFICE.file): OFFICE.file}, two, synthetic=False)
+    assert sorted({check.numbers["question"] for check in checks if check.numbers}) == sorted(two.questions)
+
+
+def test_the_command_line_can_leave_sampling_out(
+    tiny: Path, pictures: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "workspace" / "examples_v2"
-    folder.mkdir(parents=True)
-    for name in (OFFICE.file, "other.png"):
-        shutil.copy(pictures[0], folder / name)
-    (folder / "notes.txt").write_text("no picture")
-    monkeypatch.chdir(tmp_path)
-    found = answers.find_pictures("examples_v2/", tmp_path / "workspace", PROMPTS)
-    assert [path.name for path in found] == [OFFICE.file]  # of a folder, those that are known
-    assert answers.find_pictures(str(folder / "other.png"), tmp_path, PROMPTS) == (folder / "other.png",)
-    (folder / OFFICE.file).unlink()
-    assert [path.name for path in answers.find_pictures("examples_v2", tmp_path / "workspace", PROMPTS)] == [
-        "other.png"
-    ]
-    with pytest.raises(FixTheCommand, match="does not exist"):
-        answers.find_pictures("elsewhere", tmp_path, PROMPTS)
-
-
-def test_a_broken_prompts_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "prompts.yaml").write_text("questions: [a]\n")
-    with pytest.raises(FixTheProjectFile, match=r"prompts\.yaml"):
-        answers.load_prompts(tmp_path / "prompts.yaml")
+    argv = ["--overlay-alone", "--weights", str(tiny), "--images", str(pictures[0]), "--device", "cpu", "--json"]
+    assert verify.main([*argv, "--no-sampling"]) == 0
+    lines = [line for line in json.loads(capsys.readouterr().out)["checks"] if line["part"] == "answers"]
+    assert {line["name"]: line["outcome"] for line in lines} == {
+        "house": "not judged",
+        "blank picture": "not judged",
+        "sampled": "note",
+    }

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from verification import oracle
+from verification.oracle_decoder import Decoder
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,9 @@ def test_text_becomes_the_ids_of_transformers_4_30(tiny: Path, model_type: str) 
 
 
 def test_greedy_is_what_generate_does(tiny: Path) -> None:
-    decoder = oracle.Decoder(tiny / "weights", "pretrain_vicuna0")
+    decoder = Decoder(tiny / "weights", "pretrain_vicuna0")
     ids = [1, 300, 400, 500]
-    found = decoder.greedy(decoder.embed(ids), 10)
+    (found,) = decoder.greedy(decoder.embed(ids), 10)
     expected = decoder.model.generate(torch.tensor([ids]), max_new_tokens=10, do_sample=False)[0, len(ids) :]
     assert list(found.ids) == expected.tolist()
     assert len(found.margins) == len(found.ids)

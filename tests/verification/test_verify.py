@@ -156,6 +156,9 @@ def test_the_demo_says_that_upstream_was_not_reached_and_goes_on(tmp_path: Path)
     assert "$ python verify.py --overlay-alone" in done.stdout
     assert "greedy ids" in done.stdout
     assert "Verified with synthetic weights" in done.stdout
+    page = tmp_path / "demo" / "report" / "report.html"
+    assert page.is_file()
+    assert done.stderr.splitlines()[-1] == f"report: {page}"
 
 
 def test_the_demo_stops_at_the_first_step_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
@@ -164,3 +167,12 @@ def test_the_demo_stops_at_the_first_step_that_fails(capfd: pytest.CaptureFixtur
     said = capfd.readouterr()
     assert "exit code 7" in said.err
     assert "never reached" not in said.out.replace("$ python -c 'print('\"'\"'never reached'\"'\"')'", "")
+
+
+def test_a_bundle_without_the_file_of_its_golden_is_refused(
+    tiny: Path, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--overlay-alone", "--weights", str(tiny), "--images", str(pictures[0]), "--bundle", "taking.npz"]
+    assert verify.main(argv) == 2
+    assert "--bundle needs --against" in capsys.readouterr().err
+    assert not Path("taking.npz").exists()

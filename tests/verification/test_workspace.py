@@ -152,11 +152,11 @@ def test_the_patched_upstream_agrees_with_the_reference(results: Any) -> None:
     assert code == 0, json.dumps(report, indent=1)
     assert outcomes(report, "tree") == {"lock": "ok", "local edits": "ok"}
     assert set(outcomes(report, "stages").values()) == {"ok"}
-    assert len(outcomes(report, "stages")) == 8
+    assert len(outcomes(report, "stages")) == 9
     assert set(outcomes(report, "weights").values()) == {"ok"}
     assert "loaded q_former_model" in outcomes(report, "weights")
-    assert len(outcomes(report, "pictures")) == 3
-    assert set(outcomes(report, "answers").values()) == {"not judged"}
+    assert len(outcomes(report, "pictures")) == 8
+    assert set(outcomes(report, "answers").values()) == {"not judged", "ok"}  # ok: the same seed gives the same text
 
 
 def test_the_llama2_stage_agrees_too(results: Any) -> None:
@@ -171,10 +171,10 @@ def test_the_llama2_stage_agrees_too(results: Any) -> None:
 def test_a_planted_fault_is_caught_by_its_stage_alone(results: Any, name: str) -> None:
     code, report = results[name]
     file, _, _, stage = FAULTS[name]
-    failed = [name for name, outcome in outcomes(report, "stages").items() if outcome != "ok"]
+    failed = [name for name, outcome in outcomes(report, "stages").items() if outcome == "FAILED"]
     assert code == 1
     # Other logits may well give other tokens: the same fault, seen again.
-    follows = {"LLM logits": {"decode", "greedy ids"}, "decode": {"greedy ids"}}
+    follows = {"LLM logits": {"decode", "greedy ids", "repeat"}, "decode": {"greedy ids", "repeat"}}
     assert [found for found in failed if found not in follows.get(stage, ())] == [stage]
     edits = next(check for check in report["checks"] if check["name"] == "local edits")
     assert edits["outcome"] == "note"

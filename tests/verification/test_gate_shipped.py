@@ -1,0 +1,75 @@
+"""configs/goldens/tiny.npz: what the reference computes for upstream's eight pictures with synthetic weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+
+import verify
+from verification import weights
+from verification.gate.digests import weight_digests
+from verification.gate.golden import GOLDEN, load
+from verification.prompts import load_prompts
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "configs" / "goldens" / "tiny.npz"
+
+
+def test_it_is_of_the_weights_that_the_generator_makes(tiny: Path) -> None:
+    """If this fails, synthetic.py makes other numbers: record the golden again, and raise synthetic.VERSION."""
+    assert weight_digests(weights.from_folder(tiny)) == load(SHIPPED, GOLDEN).about["weights"]
+
+
+def test_it_is_of_the_pictures_and_questions_of_prompts_yaml() -> None:
+    about, prompts = load(SHIPPED, GOLDEN).about, load_prompts(ROOT / "configs" / "prompts.yaml")
+    assert {row["sha256"] for row in about["pictures"]} == {known.sha256 for known in prompts.pictures.values()}
+    assert [row["question"] for row in about["prompts"]] == list(prompts.questions)
+    assert about["new_tokens"] == 64
+    assert sorted(about["half"]) == ["bfloat16", "float16"]
+
+
+@pytest.mark.upstream
+def test_the_patched_upstream_agrees_with_it_and_so_does_its_bundle(
+    workspace: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(tmp_path / "bundle.npz")
+    given = ["--workspace", str(workspace), "--weights", str(tiny), "--device", "cpu", "--no-sampling", "--json"]
+    command = [sys.executable, str(ROOT / "verify.py"), *given, "--against", str(SHIPPED), "--bundle", bundle]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode in (0, 4), done.stderr  # 4: the lock is another test's business
+    here = {check["name"]: check for check in json.loads(done.stdout)["checks"] if check["level"]}
+    capsys.readouterr()
+    assert verify.main(["replay", bundle, "--against", str(SHIPPED), "--json"]) == 0
+    there = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    gate = {name: here[name] for name in there}
+    assert len(gate) == 10
+    for name, check in there.items():
+        assert gate[name]["outcome"] == "ok"
+        assert {key: gate[name][key] for key in ("measured", "allowed", "numbers")} == {
+            key: check[key] for key in ("measured", "allowed", "numbers")
+        }
+
+
+@pytest.mark.upstream
+def test_recorded_again_it_says_the_same(workspace: Path, tiny: Path, tmp_path: Path) -> None:
+    """Other processors add up in another order, so the numbers are those of the file within 1e-5, the ids exactly."""
+    given = ["--workspace", str(workspace), "--weights", str(tiny), "--halves", "none"]
+    command = [sys.executable, str(ROOT / "verify.py"), "record", *given, "--out", str(tmp_path / "again.npz")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    shipped, again = load(SHIPPED, GOLDEN), load(tmp_path / "again.npz", GOLDEN)
+    for name in ("pictures", "prompts", "pieces", "weights", "qformer", "synthetic"):
+        assert again.about[name] == shipped.about[name], name
+    for name, array in shipped.arrays.items():
+        if name.startswith("ids"):
+            assert (again.arrays[name] == array).all(), name
+        elif array.dtype == numpy.float32:
+            scale = float(numpy.abs(array[numpy.isfinite(array)]).max())
+            numpy.testing.assert_allclose(again.arrays[name], array, rtol=1e-5, atol=1e-5 * scale, err_msg=name)
