@@ -5,14 +5,14 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 # The models of the tests are tiny: one thread each, and as many test processes as there are cores, up to 4.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # torch 2.13 needs Python 3.10 or later. The first of these that exists and can make a virtual environment wins.
 CANDIDATES := python3.11 python3.12 python3.10 python3.13 python3 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: help demo test test-slow test-apply test-matrix test-npu ablation lint ledger clean
+.PHONY: help demo test test-slow test-apply test-matrix test-npu ablation mutation lint ledger clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-npu:  ## what can be shown without an NPU: real torch_npu on a simulated de
 
 ablation: $(VENV)/.ready  ## each patch left out in turn must make its own test fail
 	$(PY) tests/ablation.py
+
+mutation: $(VENV)/.ready  ## plant each fault of a list: verify.py must catch and locate it (writes docs/mutation.md)
+	$(PY) tests/mutation/run.py
 
 lint: $(VENV)/.ready  ## ruff, mypy, and every rule for patches, overlay and configuration
 	$(VENV)/bin/ruff check .

@@ -13,7 +13,7 @@ device's operations with plain PyTorch (verify.py ops --help); the third says wh
 wrong with its driver, CANN, packages or variables (verify.py env --help); the fourth tells which weight files are
 missing or not the right ones, and fetches them (verify.py weights --help). The fifth writes down what the reference
 computes, for `--against` on any device; the sixth judges what a device computed, without that device (verify.py replay
---help). With --report the first also writes a page for people.
+--help). With --report the first and the last also write a page for people.
 
 Exit codes: 0 verified; 1 a check failed; 2 usage; 4 the tree is not the one of the lock; 5 weights or device are
 missing, so not everything ran; 70 unexpected, with a traceback; 130 interrupted; 141 nobody reads the
@@ -24,8 +24,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,8 +34,8 @@ from verification import env, ops
 from verification.gate import command as record
 from verification.gate import replay
 from verification.page import files
-from verification.report import Report, to_json, to_table
 from verification.run import Request, verify_overlay, verify_workspace
+from verification.show import REPORT_HELP, show
 from verification.weightfiles import command as weights
 from verification.weights import DEFAULT_CFG
 
@@ -102,19 +100,6 @@ def verify(argv: list[str]) -> int:
     return report.exit_code
 
 
-def show(report: Report, as_json: bool, folder: Path | None, argv: list[str]) -> None:
-    """Print the report, and write it into `folder`; argv: what is to be typed to get it again."""
-    for stream in (sys.stdout, sys.stderr):  # an answer may hold characters that the terminal cannot show
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    text = to_json(report) if as_json else to_table(report, shutil.get_terminal_size((120, 24)).columns)
-    try:  # files first, for the table's reader may leave (| head); but a full disk must not cost the table
-        page = files.write(report, folder, shlex.join(["python", "verify.py", *argv])) if folder else None
-    finally:
-        print(text, flush=True)
-    if page:
-        print(f"report: {page}", file=sys.stderr)
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -147,14 +132,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="keep what this device computed, without paths and names, for `verify.py replay`",
     )
-    parser.add_argument("--int8", action="store_true", help="judge the language model as low_resource loads it")
-    parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
     parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="FOLDER",
-        help="also write report.html (pictures beside answers, charts, times), report.md and report.json there",
+        "--int8",
+        action="store_true",
+        help="judge the language model as low_resource loads it, by the limits of real weights",
     )
+    parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help=REPORT_HELP)
     parser.add_argument(
         "--overlay-alone", action="store_true", help="verify the overlay without a workspace (no upstream needed)"
     )

@@ -16,6 +16,19 @@ if str(ROOT) not in sys.path:
 
 from overlaykit.project import read_upstream  # noqa: E402
 
+# Files of few and long tests. The command lines of the suite keep this order (--no-loadscope-reorder), for a long
+# file that comes last leaves the other cores idle.
+FIRST = [
+    *("test_patches.py", "test_kill.py", "test_stages.py", "test_rebase_kill.py", "test_rebase_history.py"),
+    *("test_workspace.py", "test_kill_swap.py", "test_mutation.py", "test_gate_shipped.py", "test_run_predict_om.py"),
+    *("test_run_performance_image_upstream.py", "test_auto_map_loading.py", "test_run_predict_upstream.py"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
 PIN = read_upstream(ROOT / "configs" / "upstream.yaml")
 
 

@@ -25,7 +25,7 @@ RELEASES = {
     REFERENCE: ("transformers>=4.57,<4.58", (3, 13)),
     "5": ("transformers>=5,<6", (3, 13)),
 }
-PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 TESTS = ["tests/port", "tests/upstream", "tests/verification"]
 
 

@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 ran=0
 for minor in 9 10 11 12 13; do
     python=$(command -v "python3.$minor" || ls -d "$HOME"/.pyenv/versions/3."$minor".*/bin/python 2>/dev/null | tail -n 1 || true)
+    # A shim of pyenv stands on PATH for every version that is installed, and fails for those not chosen.
+    "$python" -c '' 2>/dev/null || python=$(ls -d "$HOME"/.pyenv/versions/3."$minor".*/bin/python 2>/dev/null | tail -n 1 || true)
     if [ -z "$python" ]; then
         echo "python3.$minor: not installed, not tested"
         continue
@@ -12,11 +14,11 @@ for minor in 9 10 11 12 13; do
     venv=.venv-apply-3.$minor
     [ -x "$venv/bin/pytest" ] || {
         "$python" -m venv "$venv"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e . 'pytest>=8' 'pytest-timeout>=2.2' 'pytest-xdist>=3.5' 'hypothesis>=6.100'
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e . 'pytest>=8' 'pytest-timeout>=2.2' 'pytest-xdist>=3.8' 'hypothesis>=6.100'
     }
     echo "== python3.$minor"
     "$venv/bin/python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is not None)'
-    "$venv/bin/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/overlaykit
+    "$venv/bin/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/overlaykit
     ran=$((ran + 1))
 done
 [ "$ran" -gt 0 ]

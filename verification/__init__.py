@@ -18,7 +18,7 @@ verify.py is the command line. Knows nothing of git and patches, only the lock t
     counted     how far a long loop is
     tree        the workspace against the lock
     memory      whether this host can hold the reference
-    report      results as a table and as JSON
+    report      results as a table and as JSON (show: on standard output, and as a page where one is asked for)
     page        the report as one HTML page and as Markdown (a package; roofline: what the device could do)
     synthetic   small random weights in the real formats (synthetic_tensors: the numbers, synthetic_text: the tokenizer)
     weightfiles `verify.py weights`: missing and mistaken weight files told by name, and fetched (a package)

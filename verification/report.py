@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NOTHING_RAN = 5
+FILES = ("tree", "pictures", "weights")  # parts of L0, whose lines compare files and not what a model computes
 
 
 class Outcome(enum.Enum):
@@ -34,7 +35,7 @@ class Check:
     detail: str = ""  # what went wrong and what to do, for lines that are not ok
     code: int = 1  # the exit code when this line failed
     numbers: Mapping[str, Any] = field(default_factory=dict)  # the same facts for programs
-    level: str = ""  # of the gate (configs/gate.yaml): "L0" to "L4"; "" for what is not part of it
+    level: str = ""  # of the gate (configs/gate.yaml): "L0" to "L4"; see level_of for a line that says none
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Report:
     operations: str = ""  # which of the decoder's operations are fused on the device, and which had to be replaced
     pictures: tuple[Path, ...] = ()  # what the answers are about; only the HTML page opens them
     timings: Mapping[str, Any] = field(default_factory=dict)  # seconds measured on the way: gate/take.py
+    replayed: bool = False  # judged from a bundle: nothing ran here, and tree, tensors and answers are not looked at
 
     @property
     def exit_code(self) -> int:
@@ -64,14 +66,25 @@ class Report:
         count = {outcome: sum(check.outcome is outcome for check in self.checks) for outcome in Outcome}
         parts = [f"{number} {outcome.value}" for outcome, number in count.items() if number]
         meaning = {
-            0: "Verified with synthetic weights: code, files and stages agree; answers mean nothing."
-            if self.synthetic
-            else "Verified.",
+            0: self._agrees,
             1: "NOT verified.",
             4: "The tree is not the one of the lock; everything else agrees.",
             NOTHING_RAN: "Could not verify everything.",
         }
         return f"{', '.join(parts)}. {meaning[self.exit_code]}"
+
+    @property
+    def _agrees(self) -> str:
+        if self.replayed:
+            return f"The bundle agrees with its golden{', of synthetic weights' if self.synthetic else ''}."
+        if self.synthetic:
+            return "Verified with synthetic weights: code, files and stages agree; answers mean nothing."
+        return "Verified."
+
+
+def level_of(check: Check) -> str:
+    """The level that the line belongs to; "" for what is part of none, as the answers."""
+    return check.level or ("L0" if check.part in FILES else "")
 
 
 def to_json(report: Report) -> str:
@@ -79,6 +92,7 @@ def to_json(report: Report) -> str:
         "subject": report.subject,
         "weights": report.weights,
         "synthetic": report.synthetic,
+        "replayed": report.replayed,
         "device": report.device,
         "operations": report.operations,
         "versions": dict(report.versions),
@@ -89,7 +103,7 @@ def to_json(report: Report) -> str:
         "checks": [
             {
                 "part": check.part,
-                "level": check.level,
+                "level": level_of(check),
                 "name": check.name,
                 "outcome": check.outcome.value,
                 "measured": check.measured,

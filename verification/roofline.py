@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PICTURES, PREFILL, DECODE = "picture to embeddings", "prefill", "decode"  # the stages that gate/take.py times
+_ORDER = {name: place for place, name in enumerate((PICTURES, PREFILL, DECODE))}
 PATCH = 14  # side of one of ViT-g's patches, pixels
 
 Calls = Mapping[str, Sequence[Sequence[float]]]  # stage -> [units, seconds] of each call
@@ -25,7 +26,9 @@ def report_timings(taken: Calls, port: Any = None) -> dict[str, Any]:
     port: the one that was timed; with it work and peaks are added, which takes a second or two. None: only times.
     """
     stages: list[dict[str, Any]] = []
-    for name, calls in taken.items():
+    for name, calls in sorted(
+        taken.items(), key=lambda item: _ORDER.get(item[0], len(_ORDER))
+    ):  # a bundle's are by name
         if not calls:
             continue
         counts = Counter(int(units) for units, _ in reversed(calls))

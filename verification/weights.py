@@ -136,7 +136,8 @@ def read_model_section(path: Path) -> dict[str, Any]:
 def check_loaded(files: WeightFiles, loaded: Mapping[str, Mapping[str, Tensor]]) -> tuple[Check, ...]:
     """Compare every tensor of the files with what the model holds. `loaded`: YAML key -> parameter name -> tensor.
 
-    Names are those of the files. A file's tensor is cast to the model's dtype first, so equality is exact.
+    Names are those of the files. A file's tensor is cast to the model's dtype first, so equality is exact; of weights
+    held as int8 each must be within half a step of the file's.
     """
     checks = [
         _compare("llama_model", llama_tensors(files.llama_model), loaded["llama_model"]),
@@ -182,6 +183,11 @@ def _compare(
             wrong.append(f"{name} is in the file and not in the model")
         elif held.shape != tensor.shape:
             wrong.append(f"{name} is {tuple(tensor.shape)} in the file and {tuple(held.shape)} in the model")
+        elif held.dtype == torch.int8:
+            scale = f"{name.removesuffix('weight')}scale"
+            seen.add(scale)
+            good = _within_half_a_step(tensor, held, loaded[scale])
+            equal, wrong = equal + good, [*wrong, *([] if good else [f"{name} is not the file's, rounded to int8"])]
         elif not torch.equal(held.detach().cpu(), tensor.to(held.dtype)):
             wrong.append(f"{name} differs")
         else:
@@ -202,6 +208,16 @@ def _compare(
         detail or ("" if equal else "the file holds none of the expected tensors"),
         numbers={"equal": equal, "total": total},
     )
+
+
+def _within_half_a_step(stored: Tensor, integers: Tensor, scale: Tensor) -> bool:
+    """(N, C) and its int8 with one scale (N,) a row. A row's largest weight is near 127 steps: a scale that is much
+    larger would let anything through."""
+    step, stored = scale.detach().cpu().float()[:, None], stored.float()
+    largest = stored.abs().amax(1, keepdim=True)
+    fits = (125 * step <= largest) | (largest == 0)
+    close = (integers.detach().cpu() * step - stored).abs() <= 0.51 * step
+    return bool(fits.all() and close.all())
 
 
 def pth_tensors(path: Path, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:

@@ -27,8 +27,16 @@ def big(toy_master: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy.folder
 
 
+@pytest.fixture(scope="module")
+def undisturbed(big: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What a run that nobody kills leaves."""
+    toy = copy_toy(big, tmp_path_factory.mktemp("undisturbed") / "toy")
+    toy.apply()
+    return state(toy)
+
+
 @pytest.mark.parametrize("seen", ["old.py gone", "many/0000.py", "many/0100.py", "many/0700.py", "index.lock", "late"])
-def test_killed_inside_the_swap(big: Path, tmp_path: Path, seen: str) -> None:
+def test_killed_inside_the_swap(big: Path, undisturbed: dict[str, object], tmp_path: Path, seen: str) -> None:
     """apply.py and git die together once the checkout has come as far as `seen`."""
     toy = copy_toy(big, tmp_path / "toy")
     ready = {
@@ -46,29 +54,27 @@ exec {REAL} "$@"
 """
     killed = toy.spawn(env=path_with(tmp_path / "bin", script))
     assert killed.code == -signal.SIGKILL
-    after_the_kill(toy, big, tmp_path)
+    after_the_kill(toy, undisturbed)
 
 
-def after_the_kill(toy: Toy, big: Path, tmp_path: Path) -> None:
+def after_the_kill(toy: Toy, undisturbed: dict[str, object]) -> None:
     lost_nothing(toy)
     assert (toy.workspace / ".git" / "overlay" / "journal.json").exists(), "it was not killed inside the swap"
     assert toy.apply("status", "--json").json["outcome"] == "interrupted"
     checked = toy.run("check")
     assert (checked.code, "was interrupted" in checked.err) == (5, True)
     assert "an earlier run was interrupted" in toy.apply().out
-    undisturbed = copy_toy(big, tmp_path / "undisturbed")
-    undisturbed.apply()
-    assert state(toy) == state(undisturbed)
+    assert state(toy) == undisturbed
     assert "Nothing to do" in toy.apply().out
 
 
-def test_killed_while_a_file_is_half_written(big: Path, tmp_path: Path) -> None:
+def test_killed_while_a_file_is_half_written(big: Path, undisturbed: dict[str, object], tmp_path: Path) -> None:
     """What a kill inside write(2) leaves: the beginning of a file. It equals neither tree's blob."""
     toy = half_way(big, tmp_path)
     with (toy.workspace / "many" / "0050.py").open("r+b") as file:
         file.truncate(7)
     (toy.workspace / "many" / "0051.py").write_bytes(b"")
-    after_the_kill(toy, big, tmp_path)
+    after_the_kill(toy, undisturbed)
 
 
 def test_files_that_the_user_edits_after_the_kill_are_theirs(big: Path, tmp_path: Path) -> None:
@@ -114,7 +120,7 @@ def test_a_user_who_cleaned_up_by_hand_is_left_alone(big: Path, tmp_path: Path) 
     assert toy.git("symbolic-ref", "HEAD") == "refs/heads/mine"
 
 
-def test_a_git_that_outlives_us_is_waited_for(big: Path, tmp_path: Path) -> None:
+def test_a_git_that_outlives_us_is_waited_for(big: Path, undisturbed: dict[str, object], tmp_path: Path) -> None:
     """Only apply.py is killed; its checkout goes on. A second run must not step in between."""
     toy = copy_toy(big, tmp_path / "toy")
     script = f"""
@@ -130,7 +136,7 @@ exec {REAL} "$@"
     while not (tmp_path / "done").exists():
         time.sleep(0.05)
     time.sleep(0.1)
-    after_the_kill(toy, big, tmp_path)
+    after_the_kill(toy, undisturbed)
 
 
 def test_two_runs_at_once(big: Path, tmp_path: Path) -> None:
@@ -147,13 +153,12 @@ def test_two_runs_at_once(big: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_at_random_times(big: Path, tmp_path: Path) -> None:
+def test_killed_at_random_times(big: Path, undisturbed: dict[str, object], tmp_path: Path) -> None:
     """apply.py and every git it started die together, as in a container that is stopped."""
-    undisturbed = copy_toy(big, tmp_path / "undisturbed")
+    toy = copy_toy(big, tmp_path / "timed")
     start = time.monotonic()
-    assert undisturbed.spawn().code == 0
+    assert toy.spawn().code == 0
     duration = time.monotonic() - start
-    expected = state(undisturbed)
     generator = random.Random(7)
     for number in range(6):
         toy = copy_toy(big, tmp_path / f"toy-{number}")
@@ -165,5 +170,5 @@ def test_killed_at_random_times(big: Path, tmp_path: Path) -> None:
         process.wait()
         lost_nothing(toy)
         toy.apply()
-        assert state(toy) == expected
+        assert state(toy) == undisturbed
         shutil.rmtree(toy.folder)

@@ -36,7 +36,8 @@ def test_importing_the_package_imports_no_model(snippet):
         "print(*[name for name in sys.modules if name.startswith(heavy)])\n"
         "print('transformers' in sys.modules)\n"
         "from minigpt4.models import *\n"
-        "print(MiniGPT4.__name__, MiniGPTv2.__name__)"
+        "print(MiniGPT4.__name__, MiniGPTv2.__name__)",
+        fresh=True,
     )
     assert loaded.splitlines() == ["", "False", "MiniGPT4 MiniGPTv2"]
 

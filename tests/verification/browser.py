@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +17,19 @@ FLAGS = (
 
 
 def find_chromium() -> str | None:
-    """CHROMIUM may name one; else the first on the PATH."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    """CHROMIUM may name one; else the first on the PATH that starts."""
+    return os.environ.get("CHROMIUM") or next(
+        (name for name in filter(None, map(shutil.which, NAMES)) if starts(name)), None
+    )
+
+
+def starts(path: str) -> bool:
+    """Ubuntu's package is a script that only asks for a snap."""
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,18 @@ def golden(tiny: Path, pictures: list[Path]):
     from verification.gate.record import record
 
     return record(weights.from_folder(tiny), pictures, [QUESTION], new_tokens=12, halves=["float16", "bfloat16"])
+
+
+@pytest.fixture(scope="session")
+def locked_project(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project with short answers and a lock that is up to date, whatever the one in the checkout says."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in ("patches", "overlay", "configs"):
+        shutil.copytree(PROJECT / part, folder / part)
+    prompts = folder / "configs" / "prompts.yaml"
+    text = prompts.read_text(encoding="utf-8")
+    assert text.count("max_new_tokens: 300") == 1
+    prompts.write_text(text.replace("max_new_tokens: 300", "max_new_tokens: 40"), encoding="utf-8")
+    command = [sys.executable, "apply.py", "lock", "--project", str(folder), "--workspace", str(workspace)]
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    return folder

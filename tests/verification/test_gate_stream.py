@@ -90,7 +90,7 @@ def test_a_batch_decodes_what_each_prompt_decodes_alone(tiny: Path) -> None:
 
 
 def test_a_golden_recorded_by_streaming_is_the_same(tiny: Path, pictures: list[Path], golden: Any, monkeypatch) -> None:
-    monkeypatch.setattr(recording, "lacking_memory", lambda _: "too little")
+    monkeypatch.setattr(recording, "lacking_memory", lambda _: True)
     streamed = recording.record(weights.from_folder(tiny), pictures, [QUESTION], 12, ["float16", "bfloat16"])
     assert streamed.about["streamed"]
     assert not golden.about["streamed"]
@@ -213,3 +213,33 @@ def test_only_one_model_is_in_memory_at_a_time(tiny: Path, pictures: list[Path])
     command = [sys.executable, "-c", ONE_AT_A_TIME, str(ROOT), str(tiny), str(pictures[0])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["0"] * 6, done.stderr
+
+
+def test_weights_that_leave_no_room_to_work_in_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from verification import memory
+
+    (tmp_path / "pytorch_model.bin").write_bytes(b"0" * 1000)  # 2000 bytes in float32
+    for free, lacking in ((2050, True), (2300, False), (None, False)):
+        monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
+        assert memory.lacking_memory(tmp_path) is lacking
+
+
+def test_many_pictures_are_encoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from verification.gate import take
+    from verification.gate.golden import Recording
+    from verification.port import Encoded
+
+    sizes = []
+
+    def encode(pixels: torch.Tensor) -> Encoded:
+        sizes.append(len(pixels))
+        return Encoded(*(torch.ones(len(pixels), 2, 4) for _ in range(3)))
+
+    monkeypatch.setattr(take.oracle, "process", lambda _: torch.zeros(3, 2, 2))
+    port = SimpleNamespace(device=torch.device("cpu"), encode=encode)
+    taker = take.Taker(port, Recording({"qformer": True}, {}), [Path("x")] * 20)
+    taker._encode()
+    assert sizes == [1, 8, 8, 3, 1, 1]  # the last two: is the first picture still the same after another one?
+    assert len(taker.encoded) == 20

@@ -147,6 +147,8 @@ def test_a_sampled_answer_shows_every_seed(tmp_path: Path) -> None:
         for said in ("one says", "two <says>"):
             assert said in text
     assert "(nothing was said)" in page.text
+    assert "sampled, seed 0 above" in page.text
+    assert "\nSeed 0:\n" in markdown
 
 
 def test_a_thumbnail_is_small_and_says_nothing_of_the_camera(tmp_path: Path) -> None:

@@ -139,3 +139,12 @@ def test_the_pictures_are_seen(load: Any) -> None:
     assert widths
     assert all(widths)
     assert page.locator(".placeholder").count() == 1
+
+
+def test_a_chromium_that_does_not_start_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = tmp_path / "chromium"
+    stub.write_text("#!/bin/sh\necho 'install the snap' >&2\nexit 1\n")
+    stub.chmod(0o755)
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert browsers.find_chromium() is None

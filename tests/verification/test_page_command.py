@@ -10,9 +10,12 @@ from pathlib import Path
 
 import page_reports
 import pytest
+import recordings
 
 import verify
 from verification.page import files
+from verification.page.facts import gather
+from verification.report import Check, Outcome, to_json
 
 PROJECT = Path(__file__).resolve().parents[2]
 ALONE = ("--overlay-alone", "--weights", "tiny")
@@ -105,3 +108,32 @@ def test_a_real_run_fills_the_page(
     for section in ("answers", "checks", "errors", "kl", "time", "made"):
         assert f'<section id="{section}"' in page
     assert "roofline says nothing" in page.replace("\n", " ").replace("    ", "")
+
+
+def test_a_replayed_bundle_has_a_page_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    golden = recordings.small_golden()
+    golden.save(tmp_path / "golden.npz")
+    recordings.small_taking(golden).save(tmp_path / "bundle.npz")
+    argv = ["replay", str(tmp_path / "bundle.npz"), "--against", str(tmp_path / "golden.npz"), "--json"]
+    assert verify.main([*argv, "--report", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["exit_code"] == 0
+    assert said.err == f"report: {tmp_path / 'out' / files.HTML}\n"
+    page = (tmp_path / "out" / files.HTML).read_text(encoding="utf-8")
+    assert (
+        "<h1>The bundle agrees with its golden</h1>" in page
+    )  # neither "Verified" nor "files agree": nothing ran here
+    assert page.count("Judged from a bundle") == 2  # above the levels, and below where it says what was not looked at
+    assert "code, files and stages agree" not in page
+    stages = json.loads(said.out)["timings"]["stages"]
+    assert [row["name"] for row in stages] == ["prefill", "decode"]  # in the order of the work, not of the names
+    assert f"python verify.py replay {tmp_path / 'bundle.npz'} --against" in page
+    assert verify.main([*argv, "--report", str(tmp_path / "golden.npz")]) == 2
+    assert "cannot be written there" in capsys.readouterr().err
+
+
+def test_lines_of_files_have_the_same_level_in_every_form() -> None:
+    lines = [Check(part, part, Outcome.PASSED, "equal") for part in ("tree", "pictures", "weights", "answers")]
+    report = page_reports.report(tuple(lines))
+    assert [row["level"] for row in json.loads(to_json(report))["checks"]] == ["L0", "L0", "L0", ""]
+    assert [len(group.checks) for group in gather(report, "", "").levels] == [3, 0, 0, 0, 0]

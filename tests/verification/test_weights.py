@@ -173,6 +173,27 @@ def test_a_weight_that_did_not_arrive_is_caught(port: Any, fault: Any, line: str
     assert line in failed
 
 
+@pytest.mark.parametrize("fault", [None, "weight", "scale"])
+def test_weights_in_int8_are_those_of_the_file_to_half_a_step(tiny: Path, fault: str | None) -> None:
+    from verification.port import OverlayAlone
+
+    port = OverlayAlone(Path(__file__).parents[2] / "overlay", weights.from_folder(tiny), "cpu", int8=True)
+    loaded = {key: dict(tensors) for key, tensors in port.parameters().items()}
+    name = "model.layers.2.mlp.down_proj"
+    held = loaded["llama_model"]
+    if fault == "weight":  # one of them is one step off
+        held[f"{name}.weight"] = held[f"{name}.weight"].clone()
+        held[f"{name}.weight"][5, 7] += 1 if held[f"{name}.weight"][5, 7] < 100 else -1
+    elif fault == "scale":  # so large that zeros are within half a step of everything
+        held[f"{name}.scale"] = held[f"{name}.scale"] * 300
+        held[f"{name}.weight"] = torch.zeros_like(held[f"{name}.weight"])
+    line = weights.check_loaded(port.files, loaded)[0]
+    assert line.outcome is (Outcome.FAILED if fault else Outcome.PASSED)
+    assert line.numbers == {"equal": 38 if fault else 39, "total": 39}
+    if fault:
+        assert line.detail == f"{name}.weight is not the file's, rounded to int8"
+
+
 def test_the_llama2_stage_keeps_a_default_ln_vision(tiny: Path, port: Any) -> None:
     files = weights.from_folder(tiny, "pretrain_llama2")
     encoder = dict(port.parameters()["encoder"])  # Vicuna's, with a loaded ln_vision: wrong here

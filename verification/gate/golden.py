@@ -17,7 +17,8 @@ Arrays; p counts the pictures, q the questions, n the tokens, K and B are sketch
     logits.p.q   (n, K + B)  float32  log-probabilities along the golden's ids, all positions at once (sketch.py)
 
 A taking also has decode.p.q as logits.p.q, but token by token through generate; best.logits.p.q and best.decode.p.q
-(n,) int32, the token that it prefers there; and again.p.q, the ids of a second greedy run.
+(n,) int32, the token that it prefers there; again.p.q, the ids of a second greedy run; and again.embeddings, those of
+the first picture, encoded once more after the others.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from verification.gate.golden import Recording
 from verification.gate.language import judge_language
-from verification.gate.limits import Limits, coarsest
+from verification.gate.limits import Limits
 from verification.gate.line import Line
 from verification.report import Check
 
@@ -21,7 +21,9 @@ IMAGE = (("encoder", "features"), ("Q-Former", "queries"), ("projection", "embed
 def judge(
     golden: Recording, taking: Recording, limits: Limits, labels: Sequence[str], of: str = ""
 ) -> tuple[Check, ...]:
-    """labels: how the report calls the pictures. of: the encoder's file that was under test."""
+    """labels: how the report calls the pictures, all of the golden's. of: the encoder's file that was under test."""
+    if len(labels) != len(golden.about["pictures"]):
+        raise ValueError(f"{len(labels)} labels for the {len(golden.about['pictures'])} pictures of the golden")
     context = Context(golden, taking, limits, tuple(labels))
     lines = [_pixels(context), *_image(context, of), *judge_language(context)]
     return tuple(line.check(bool(golden.about["synthetic"])) for line in lines)
@@ -41,7 +43,8 @@ class Context:
 
     @property
     def image_dtype(self) -> str:
-        return coarsest(self.dtype if self.dtype != "int8" else "float16", self.taking.about["encoder_dtype"])
+        """Of the coarsest part of the image half; with an int8 language model also of the prompt."""
+        return str(self.taking.about["encoder_dtype"])
 
     def broken(self, stage: str) -> str:
         return str(self.taking.about["broken"].get(stage, ""))
@@ -56,6 +59,7 @@ class Context:
 def _pixels(context: Context) -> Line:
     limit = context.limits.need("L1", "pixels", "float32")
     line = Line("processor", "L1", f"max <= {limit:g}", context.broken("processor"))
+    line.missing += context.labels[len(context.taking.about["pixels"]) :]
     for label, known, found in zip(context.labels, context.golden.about["pictures"], context.taking.about["pixels"]):
         error = max(found["error"], found["drift"])
         same = found["digest"] == known["pixels"]
@@ -68,7 +72,7 @@ def _pixels(context: Context) -> Line:
 def _image(context: Context, of: str) -> Iterator[Line]:
     """The stages feed each other, so behind one that is over its limit nothing can be said."""
     dtype, failed = context.image_dtype, ""
-    error, cosine = (context.limits.need("L2", name, dtype) for name in ("error", "cosine"))
+    error, token = (context.limits.need("L2", name, dtype) for name in ("error", "token"))
     half = context.golden.about["half"].get(dtype, {})
     ratio = context.limits.need("L2", "ratio", dtype)
     for stage, name in IMAGE:
@@ -84,12 +88,13 @@ def _image(context: Context, of: str) -> Iterator[Line]:
             continue
         found = [
             line.compare(
-                label, context.golden.arrays[f"{name}.{p}"], context.taking.arrays.get(f"{name}.{p}"), error, cosine
+                label, context.golden.arrays[f"{name}.{p}"], context.taking.arrays.get(f"{name}.{p}"), error, token
             )
             for p, label in enumerate(context.labels)
         ]
         if stage in half and all(map(math.isfinite, found)):
-            line.three_party(_rms(found) / max(_rms(half[stage]), 1e-30), ratio)
+            right = [max(value, 1e-30) for value in half[stage]]
+            line.three_party(max(_rms(found) / _rms(right), max(found) / max(right)), ratio)
         if line.bad:
             failed = stage
         yield line

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from verification.gate.judge import Context
 
 FLOAT32 = "float32"
+FEW = 55  # positions; of fewer the chance is larger than what the limits leave to it
+ENOUGH = 30  # tokens that a standard error can be told from
+NOTHING = 1e-7  # nats; the divergence of two float32 runs is up to this
 
 
 def judge_language(context: Context) -> Iterator[Line]:
@@ -28,12 +31,12 @@ def judge_language(context: Context) -> Iterator[Line]:
 
 
 def _prompt(context: Context) -> Line:
-    dtype = context.dtype if context.dtype != "int8" else "float16"
-    limit, cosine = context.limits.need("L3", "prompt", dtype), context.limits.need("L2", "cosine", dtype)
+    dtype = context.dtype if context.dtype != "int8" else context.image_dtype
+    limit, token = context.limits.need("L3", "prompt", dtype), context.limits.need("L2", "token", dtype)
     line = Line("prompt", "L3", f"error <= {limit:g}", context.broken("prompt"))
     for label, at in context.pairs():
         line.compare(
-            label, context.golden.arrays[f"prompt.{at}"], context.taking.arrays.get(f"prompt.{at}"), limit, cosine
+            label, context.golden.arrays[f"prompt.{at}"], context.taking.arrays.get(f"prompt.{at}"), limit, token
         )
     return line
 
@@ -42,10 +45,10 @@ def _logits(context: Context, stage: str, kind: str, error: str) -> Line:
     """float32 by the error of the log-probabilities; other dtypes by what the error does to the distributions."""
     found = {at: context.taking.arrays.get(f"{kind}.{at}") for _, at in context.pairs()}
     if context.dtype == FLOAT32:
-        limit = context.limits.need("L3", error, FLOAT32)
+        limit, token = context.limits.need("L3", error, FLOAT32), context.limits.need("L2", "token", FLOAT32)
         line = Line(stage, "L3", f"error <= {limit:g}", context.broken(stage))
         for label, at in context.pairs():
-            line.compare(label, *_finite(context.golden.arrays[f"logits.{at}"], found[at]), limit, 0.999999)
+            line.compare(label, *_finite(context.golden.arrays[f"logits.{at}"], found[at]), limit, token)
     else:
         line = _distributions(context, stage, kind, found)
     curves = [
@@ -68,41 +71,50 @@ def _finite(golden: NDArray[Any], found: NDArray[Any] | None) -> tuple[NDArray[A
 
 def _distributions(context: Context, stage: str, kind: str, found: dict[str, Any]) -> Line:
     limits = {name: context.limits.need("L3", name, context.dtype) for name in ("mean_kl", "top1", "tie", "perplexity")}
-    worst = context.limits.get("L3", "worst_kl", context.dtype) or math.inf
+    worst = context.limits.get("L3", "worst_kl", context.dtype)
+    limits["worst_kl"] = math.inf if worst is None else worst
     half = context.golden.about["half"].get(context.dtype, {}).get("LLM logits", {})
-    allowed = f"KL {limits['mean_kl']:g}, worst {worst:g}, flip {limits['tie']:g}"
-    ratio = context.limits.need("L3", "ratio", context.dtype)
-    line = Line(stage, "L3", allowed + (f", {ratio:g} x" if half else ""), context.broken(stage))
+    positions = sum(context.golden.arrays[f"ids.{at}"].size for _, at in context.pairs())
+    ratio = context.limits.need("L3", "ratio", context.dtype) * chance(positions)
+    allowed = f"KL {limits['mean_kl']:g}, "
+    allowed += ("" if worst is None else f"worst {worst:g}, ") + f"flip {limits['tie']:g}"
+    line = Line(stage, "L3", allowed + (f", {ratio:.3g} x" if half else ""), context.broken(stage))
     same, means, shifts = [], [], []
     for label, at in context.pairs():
         golden, value = context.golden.arrays[f"logits.{at}"], found[at]
         if value is None:
-            continue
-        if value.shape != golden.shape:
+            line.missing.append(label)
+        elif value.shape != golden.shape:
             line.add(label, math.inf, False, f"shape {value.shape}")
-            continue
-        kl = sketch.divergence(golden, value)
-        mean, p99 = float(kl.mean()), float(numpy.quantile(kl, 0.99))
-        line.numbers.setdefault("p99_kl", {})[label] = _number(p99)
-        best = context.taking.arrays[f"best.{kind}.{at}"]
-        gaps = margins(golden, context.golden.arrays[f"top.{at}"], best)
-        means.append(mean)
-        same += (gaps == 0).tolist()
-        shifts.append(text_logs(context, at, golden) - text_logs(context, at, value))
-        good = mean <= limits["mean_kl"] and kl.max() <= worst and gaps.max() <= limits["tie"]
-        line.add(label, mean, bool(good), f"KL {mean:.1e}, worst {kl.max():.0e}, flip {gaps.max():.2g}")
+        else:
+            kl = sketch.divergence(golden, value)
+            gaps = margins(golden, context.golden.arrays[f"top.{at}"], context.taking.arrays[f"best.{kind}.{at}"])
+            _one_text(line, label, kl, gaps, limits)
+            means.append(float(kl.mean()))
+            same += (gaps == 0).tolist()
+            shifts.append(text_logs(context, at, golden) - text_logs(context, at, value))
     if same:
-        top1 = sum(same) / len(same)
-        line.numbers["top1"] = top1
-        if top1 < limits["top1"]:
-            line.over = (
-                f"The best token is the same at {top1:.1%} of the positions; {limits['top1']:.0%} is the least. "
-            )
+        line.over += _same_best(line, same, limits["top1"])
         line.over += _perplexity(line, numpy.concatenate(shifts), limits["perplexity"])
     if half and means:
-        reference = sum(half.values()) / len(half)
-        line.three_party(math.sqrt(sum(means) / len(means) / max(reference, 1e-30)), ratio)
+        quotient = (sum(means) / len(means) + NOTHING) / (sum(half.values()) / len(half) + NOTHING)
+        line.three_party(math.sqrt(quotient), ratio)
     return line
+
+
+def _one_text(line: Line, label: str, kl: NDArray[Any], gaps: NDArray[Any], limits: dict[str, float]) -> None:
+    """kl, gaps: divergence and distance to the golden's best token at each position, nats."""
+    mean, few = float(kl.mean()), chance(len(kl))
+    line.numbers.setdefault("p99_kl", {})[label] = _number(float(numpy.quantile(kl, 0.99)))
+    good = mean <= limits["mean_kl"] * few and kl.max() <= limits["worst_kl"] and gaps.max() <= limits["tie"]
+    text = f"KL {mean:.1e}, worst {kl.max():.0e}, flip {gaps.max():.2g}"
+    line.add(label, mean, bool(good), text + (f", {len(kl)} tokens" if few > 1 else ""))
+
+
+def chance(positions: int) -> float:
+    """How much wider a limit on a mean must be over few positions: exp(3 / sqrt(n)), three standard errors of the
+    quotient of two such means, over what it is for FEW."""
+    return max(1.0, math.exp(3 / positions**0.5 - 3 / FEW**0.5))
 
 
 def margins(golden: NDArray[Any], top: NDArray[Any], best: NDArray[Any]) -> NDArray[numpy.float64]:
@@ -120,12 +132,27 @@ def text_logs(context: Context, at: str, logs: NDArray[Any]) -> NDArray[numpy.fl
     return numpy.where(top == ids[:, None], logs[:, : top.shape[1]].astype(numpy.float64), -numpy.inf).max(-1)
 
 
+def _same_best(line: Line, same: list[bool], limit: float) -> str:
+    """The share of positions with the same best token. Of few positions it says little (each flip has a limit of its
+    own), so only what is three standard errors of such a share below the limit is a change."""
+    share, spread = sum(same) / len(same), math.sqrt(limit * (1 - limit) / len(same))
+    line.numbers["top1"] = share
+    if share >= limit - 3 * spread:
+        return ""
+    return (
+        f"The best token is the same at {share:.1%} of {len(same)} positions; at least {limit:.0%} is asked, less "
+        "three standard errors. "
+    )
+
+
 def _perplexity(line: Line, shifts: NDArray[numpy.float64], limit: float) -> str:
     """shifts: what each token of all texts lost, nats. Their mean is the relative change of the perplexity; rounding
-    moves single tokens both ways, so only what is three standard errors above the limit is a change."""
+    moves single tokens both ways, so only what is three standard errors above the limit is a change, and nothing is
+    where there are too few tokens to tell those. A NaN is always one."""
     change, spread = float(shifts.mean()), float(shifts.std() / len(shifts) ** 0.5)
     line.numbers["perplexity"] = {"change": _number(change), "standard_error": _number(spread)}
-    if abs(change) - 3 * spread <= limit:  # a NaN is not
+    few = len(shifts) < ENOUGH and math.isfinite(change)
+    if few or abs(change) - 3 * spread <= limit:  # a NaN is not
         return ""
     return f"The perplexity changes by {change:+.2%}; {limit:.1%} is allowed. "
 
@@ -155,6 +182,7 @@ def _greedy(context: Context) -> Line:
     for label, at in context.pairs():
         found = context.taking.arrays.get(f"ids.{at}")
         if found is None:
+            line.missing.append(label)
             continue
         right = context.golden.arrays[f"ids.{at}"]
         chosen[label] = found.tolist()
@@ -186,13 +214,16 @@ def _repeat(context: Context) -> Line:
     """The same text again; and the first picture, encoded again after the others, within the limit of its stage."""
     line = Line("repeat", "L4", "identical", context.broken("repeat"))
     first, again = (context.taking.arrays.get(name) for name in ("embeddings.0", "again.embeddings"))
-    if first is not None and again is not None:
+    if first is None or again is None:
+        line.missing.append(f"{context.labels[0]} encoded again")
+    else:
         error = sketch.relative_errors(first, again)[0] if first.shape == again.shape else math.inf
         good = error <= context.limits.need("L2", "error", context.image_dtype)
         line.add(f"{context.labels[0]} encoded again", error, good, f"error {error:.1e}" if error else "identical")
     for label, at in context.pairs():
         first, again = (context.taking.arrays.get(f"{kind}.{at}") for kind in ("ids", "again"))
         if first is None or again is None:
+            line.missing.append(label)
             continue
         same = first.shape == again.shape and bool((first == again).all())
         line.add(label, 0.0 if same else 1.0, same, f"{len(first)} of {len(first)}" if same else "another text")

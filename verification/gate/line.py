@@ -42,35 +42,39 @@ class Line:
     tokens: list[NDArray[Any]] = field(default_factory=list)  # relative error of each token, for the histogram
     numbers: dict[str, Any] = field(default_factory=dict)
     over: str = ""  # what is wrong with all pictures together
+    missing: list[str] = field(default_factory=list)  # pictures of which there is nothing to judge
 
     @property
     def bad(self) -> bool:
-        return bool(self.broken or self.over or not self.values or not all(good for _, _, good, _ in self.values))
+        wrong = self.broken or self.over or self.missing or not self.values
+        return bool(wrong or not all(good for _, _, good, _ in self.values))
 
     def add(self, picture: str, value: float, good: bool, text: str) -> None:
         """A NaN must come here with good=False."""
         self.values.append((picture, math.inf if math.isnan(value) else value, good, text))
 
     def compare(
-        self, picture: str, golden: NDArray[Any], found: NDArray[Any] | None, error: float, cosine: float
+        self, picture: str, golden: NDArray[Any], found: NDArray[Any] | None, error: float, token: float
     ) -> float:
-        """Two (T, width) arrays; returns the error. A missing one adds nothing: then `broken` says why."""
+        """Two (T, width) arrays; returns the error. token: the limit for one row, as a multiple of `error`."""
         if found is None:
+            self.missing.append(picture)
             return math.inf
         if found.shape != golden.shape:
             self.add(picture, math.inf, False, f"shape {found.shape}")
             return math.inf
-        measured, angle, rows = sketch.relative_errors(golden, found)
+        measured, rows = sketch.relative_errors(golden, found)
         self.tokens.append(rows)
-        good = measured <= error and angle >= cosine  # a NaN is not good
-        self.add(picture, measured, good, f"error {measured:.1e}" if measured else "identical")
+        text = f"error {measured:.1e}" if measured else "identical"
+        text += f", of a token {rows.max():.1e}" if measured <= error < rows.max() / token else ""
+        self.add(picture, measured, bool(measured <= error and rows.max() <= token * error), text)  # a NaN is not good
         return measured
 
     def three_party(self, ratio: float, limit: float) -> None:
         """ratio: the port's error over the reference's own in that dtype."""
         self.numbers["ratio"] = ratio
         if not ratio <= limit:
-            self.over += f"The error is {ratio:.2f} times that of the reference in this dtype; {limit:g} is allowed."
+            self.over += f"The error is {ratio:.2f} times that of the reference in this dtype; {limit:.3g} is allowed."
 
     def check(self, synthetic: bool) -> Check:
         always, never = SHOWS[self.stage]
@@ -94,7 +98,9 @@ class Line:
         if "ratio" in self.numbers:
             text += f", {self.numbers['ratio']:.2f} x"
         details += [self.over] if self.over else []
-        return line(Outcome.FAILED if self.bad else Outcome.PASSED, text, " ".join(details))
+        details += [f"Nothing to judge of {', '.join(self.missing)}."] if self.missing else []
+        outcome = Outcome.FAILED if wrong or self.over else Outcome.NOT_RUN if self.missing else Outcome.PASSED
+        return line(outcome, text, " ".join(details))
 
     def _numbers(self) -> dict[str, Any]:
         values = {name: value if math.isfinite(value) else None for name, value, _, _ in self.values}

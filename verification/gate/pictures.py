@@ -1,4 +1,4 @@
-"""Which pictures a golden is about."""
+"""Which pictures a golden is about, and how the report calls them."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ def in_order(golden: Recording, pictures: Sequence[Path]) -> tuple[Path, ...]:
             "Name the folder that the golden was recorded with.",
         )
     return tuple(by_content[digest] for digest in wanted)
+
+
+def labels_of(pictures: Sequence[Path]) -> list[str]:
+    """The start of each name; with a number before it where several start alike, for no line may hide another."""
+    names = [path.stem[:18] for path in pictures]
+    return [name if names.count(name) == 1 else f"{number} {name}" for number, name in enumerate(names, 1)]

@@ -111,7 +111,7 @@ def _language(
     step: Step,
 ) -> dict[str, Any]:
     """Fill `arrays` and `errors`; what `about` says of the language model. One batch a question: all are as long."""
-    streamed = bool(lacking_memory(files.llama_model))
+    streamed = lacking_memory(files.llama_model)
     reference = Decoder(files.llama_model, files.model_type, streamed=streamed)
     inputs: dict[int, list[Tensor]] = {}
     for q, question in enumerate(questions):

@@ -11,7 +11,6 @@ versions and the chip's name, and no path, user, host or text of an error.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,21 +18,25 @@ from overlaykit.errors import FixTheCommand
 from verification.gate.checked import check_taking
 from verification.gate.golden import GOLDEN, TAKING, Recording, load
 from verification.gate.rules import Unusable
+from verification.page import files
 from verification.prompts import load_prompts
-from verification.report import NOTHING_RAN, Report, to_json, to_table
+from verification.report import NOTHING_RAN, Report
 from verification.roofline import report_timings
+from verification.show import REPORT_HELP, show
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 def main(argv: list[str]) -> int:
     options = parse(argv)
+    if options.report:
+        files.prepare(options.report)
     try:
         report = replay(options.bundle, options.against, Path(options.project))
     except ModuleNotFoundError as error:
         print(f"verify: {error}. A bundle is judged with NumPy: pip install numpy", file=sys.stderr)
         return NOTHING_RAN
-    print(to_json(report) if options.json else to_table(report, shutil.get_terminal_size((120, 24)).columns))
+    show(report, options.json, options.report, ["replay", *argv])
     return report.exit_code
 
 
@@ -48,12 +51,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="what verify.py --bundle wrote")
     parser.add_argument("--against", type=Path, required=True, metavar="GOLDEN", help="what it was compared with there")
     parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help=REPORT_HELP)
     parser.add_argument("--project", default=PROJECT, help=argparse.SUPPRESS)  # for tests: other configs/
     return parser.parse_args(argv)
 
 
 def replay(bundle: Path, against: Path, project: Path) -> Report:
     """Raises FixTheCommand for files that do not go together."""
+    from verification.gate.bundle import PACKAGES
     from verification.gate.digests import check_digests
     from verification.gate.judge import judge
     from verification.gate.limits import read_limits
@@ -81,10 +86,11 @@ def replay(bundle: Path, against: Path, project: Path) -> Report:
         weights=f"SYNTHETIC (seed {synthetic.get('seed')})" if synthetic else golden.about["model_type"],
         synthetic=bool(synthetic),
         device=" ".join((about["device"]["kind"], about["device"]["chip"], about["dtype"])),
-        versions=about["versions"],
+        versions={name: about["versions"][name] for name in PACKAGES if name in about["versions"]},
         checks=checks,
         hint="Judged from a bundle: the tree, the loaded tensors and the answers are in the report of that run alone.",
         timings=report_timings(about["timings"]),
+        replayed=True,
     )
 
 

@@ -13,7 +13,8 @@ from verification.gate.bundle import device_facts
 from verification.gate.digests import check_digests, weight_digests
 from verification.gate.golden import Recording
 from verification.gate.judge import judge
-from verification.gate.limits import encoder_dtype, read_limits
+from verification.gate.limits import coarsest, encoder_dtype, read_limits
+from verification.gate.pictures import labels_of
 from verification.gate.progress import Progress
 from verification.gate.record import HALVES, NEW_TOKENS, record
 from verification.gate.take import Taker
@@ -44,8 +45,8 @@ def run_gate(
     step = Progress()
     try:
         checks: tuple[Check, ...] = ()
-        facts: dict[str, Any] = {"versions": dict(versions or {}), "encoder_dtype": encoder_dtype(files.encoder_file)}
-        facts["encoder"] = files.encoder_file.suffix
+        facts: dict[str, Any] = {"versions": dict(versions or {}), "encoder": files.encoder_file.suffix}
+        facts["encoder_dtype"] = coarsest(encoder_dtype(files.encoder_file), str(port.dtype)[6:])
         facts["device"] = device_facts(port.device)
         if golden is None:
             halves = [name for name in HALVES if str(port.dtype) == f"torch.{name}"]
@@ -58,7 +59,6 @@ def run_gate(
     finally:
         step.close()
     taking = Recording({**taken.about, **facts}, taken.arrays)
-    labels = [path.stem[:18] for path in pictures]
-    checks += judge(golden, taking, read_limits(limits), labels, of=files.encoder_file.name)
+    checks += judge(golden, taking, read_limits(limits), labels_of(pictures), of=files.encoder_file.name)
     embeddings = {path: found.embeddings for path, found in zip(pictures, taker.encoded)}
     return Gated(checks, embeddings, taking)

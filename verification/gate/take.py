@@ -2,7 +2,7 @@
 
 The picture half runs as a user runs it, each stage on what the stage before it gave. The language model is fed with the
 golden's own embeddings and text, so that its lines do not depend on the picture half. The first picture is encoded
-alone and the others as one batch, because a fault in batching shows in no single picture.
+alone and the others in batches, because a fault in batching shows in no single picture.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from verification.gate.progress import Step, silent
 from verification.gate.record import as_bytes, pixels_digest
 from verification.port import Encoded
 
+BATCH = 8  # pictures at once
 ENCODE, PREFILL, DECODE = "picture to embeddings", "prefill", "decode"
 
 
@@ -83,7 +84,7 @@ class Taker:
     def _encode(self) -> None:
         """On the reference's pixels, so that a wrong processor does not look like a wrong encoder."""
         pixels = torch.stack([oracle.process(path) for path in self.pictures]).to(self.port.device)
-        for batch in filter(len, (pixels[:1], pixels[1:])):
+        for batch in (pixels[:1], *filter(len, pixels[1:].split(BATCH))):
             self.step("image half", len(self.encoded), len(pixels))
             found = self._timed(ENCODE, len(batch), lambda batch=batch: self.port.encode(batch))  # type: ignore[misc]
             for index in range(len(batch)):
@@ -149,6 +150,7 @@ class Taker:
         self.arrays[f"best.{kind}.{at}"] = found.argmax(-1).numpy().astype("int32")
 
     def _timed(self, name: str, units: int, call: Callable[[], Any]) -> Any:
+        synchronise(self.port.device)  # with what was asked for before
         start = time.perf_counter()
         result = call()
         synchronise(self.port.device)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from verification.answers import BLANK
 from verification.page import charts, thumbnails, timing
-from verification.report import NOTHING_RAN, Check, Outcome, Report
+from verification.report import NOTHING_RAN, Check, Outcome, Report, level_of
 
 LEVELS = {
     "L0": ("Files", "The tree, the pictures and the weights, every tensor in its place"),
@@ -20,7 +20,6 @@ LEVELS = {
     "L3": ("Next token", "The language model's numbers at every position"),
     "L4": ("Text", "The same words, and again the same words"),
 }
-FILES = ("tree", "pictures", "weights")  # parts of L0, whose lines compare files and not what a model computes
 PARTS = {
     "stages": "Stage by stage",
     "answers": "The answers",
@@ -95,7 +94,9 @@ class Facts:
 def gather(report: Report, command: str, date: str) -> Facts:
     checks = report.checks
     state, headline = HEADLINES[report.exit_code]
-    if state == "passed" and report.synthetic:
+    if state == "passed" and report.replayed:
+        headline = "The bundle agrees with its golden"
+    elif state == "passed" and report.synthetic:
         headline += " on synthetic weights"
     pictures = thumbnails.read_pictures(report.pictures)
     said = [check for check in checks if "answer" in check.numbers]
@@ -126,6 +127,9 @@ def gather(report: Report, command: str, date: str) -> Facts:
 def _caveats(report: Report) -> tuple[tuple[str, str], ...]:
     """What a reader must know before the verdict means anything."""
     found = []
+    if report.replayed:
+        means = "The numbers are those that a bundle says a device computed; nothing ran here, and nothing proves them."
+        found.append(("Judged from a bundle", means))
     if report.synthetic:
         means = "Random numbers in the real formats: code, files and stages are compared, the answers are noise."
         found.append(("SYNTHETIC weights", f"{means} Nothing is shown about the real model."))
@@ -134,10 +138,6 @@ def _caveats(report: Report) -> tuple[tuple[str, str], ...]:
     elif report.device.startswith("cpu"):
         found.append(("Ran on a CPU", "Nothing is shown about an accelerator's arithmetic or speed."))
     return tuple(found)
-
-
-def level_of(check: Check) -> str:
-    return check.level or ("L0" if check.part in FILES else "")
 
 
 def _levels(checks: Sequence[Check]) -> tuple[Group, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from verification.page.facts import Facts, problem_of
 from verification.page.text import duration, power, shown
-from verification.report import Outcome
+from verification.report import Outcome, level_of
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 MARKS = {
@@ -32,7 +32,7 @@ def to_html(facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(duration=duration, power=power, problem=problem_of, value=_value)
+    environment.filters.update(duration=duration, power=power, problem=problem_of, level=level_of, value=_value)
     environment.globals.update(marks=MARKS)
     return environment.get_template("report.html.j2").render(facts=facts, report=facts.report)
 

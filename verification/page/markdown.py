@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from verification.page.facts import Card, Facts, problem_of
 from verification.page.text import duration, shown
 from verification.page.timing import Timings
-from verification.report import Check
+from verification.report import Check, level_of
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~@&])")
 
@@ -57,7 +57,7 @@ def _problems(title: str, checks: Sequence[Check]) -> Iterator[str]:
     for check in checks:
         numbers = [f"measured {check.measured}"] if check.measured else []
         numbers += [f"allowed {check.allowed}"] if check.allowed else []
-        yield f"\n**{_plain(f'{check.level} {check.name}'.strip())}** {_plain(', '.join(numbers))}"
+        yield f"\n**{_plain(f'{level_of(check)} {check.name}'.strip())}** {_plain(', '.join(numbers))}"
         if problem_of(check):
             yield from _fence(problem_of(check))
 
@@ -75,6 +75,8 @@ def _answers(cards: Sequence[Card]) -> Iterator[str]:
             )
             said = f"{check.name}: {check.outcome.value}, {check.measured}{ended}. {problem_of(check)}"
             yield f"\n**{_plain(card.picture.name)}** {_plain(said)}"
+            for sample in numbers.get("samples", ())[:1]:  # whose answer comes first
+                yield f"\nSeed {sample['seed']}:"
             yield from _fence(f"{numbers.get('question', '')}\n\n{numbers['answer']}")
             for sample in numbers.get("samples", ())[1:]:
                 yield f"\nSeed {sample['seed']}:"
