@@ -74,8 +74,8 @@ def _image(context: Context, of: str) -> Iterator[Line]:
     dtype, failed = context.image_dtype, ""
     error, token = (context.limits.need("L2", name, dtype) for name in ("error", "token"))
     half = context.golden.about["half"].get(dtype, {})
-    ratio = context.limits.need("L2", "ratio", dtype)
     for stage, name in IMAGE:
+        ratio = context.limits.need("L2", "ratio" if stage == "encoder" else "chain_ratio", dtype)
         if name == "queries" and not context.golden.about["qformer"]:
             continue
         allowed = f"error <= {error:g}" + (f", {ratio:g} x" if stage in half else "")
