@@ -168,6 +168,7 @@ def test_the_page_counts_and_names_the_survivors() -> None:
     assert all(row.count("|") - row.count("\\|") in (5, 9) for row in text.splitlines() if row.startswith("|"))
 
 
+@pytest.mark.slow
 def test_a_process_that_never_ends_is_killed_and_the_others_go_on(tmp_path: Path) -> None:
     """In a process of its own: forking from one that runs tests would take their threads' locks along."""
     script = """

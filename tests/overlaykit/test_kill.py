@@ -64,7 +64,7 @@ def only_the_configuration(toy: Toy) -> list[str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 10], ids=["each", "some"])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 20], ids=["each", "some"])
 @pytest.mark.parametrize(
     "prepare", [first_apply, apply_with_a_clone, again_with_everything, only_the_configuration, revert]
 )

@@ -78,6 +78,7 @@ def test_auto_model_loads_our_decoder_and_its_timings(installed, options):
         assert model.generate(ids, max_new_tokens=4, eos_token_id=None).tolist() == said["ids"]
 
 
+@pytest.mark.slow
 def test_a_workspace_that_has_gone_is_named_with_the_way_out(installed):
     folder, environment = installed
     copy = folder / FILE

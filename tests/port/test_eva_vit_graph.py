@@ -151,6 +151,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> collections.Counter:
     return counts
 
 
+@pytest.mark.slow
 def test_all_blocks_share_one_compilation(compiled, recording, plain, request):
     if torch._C._get_privateuse1_backend_name() == "npu":  # another test has named it, and Dynamo would look for NPUs
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", request.node.nodeid]

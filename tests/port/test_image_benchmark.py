@@ -117,6 +117,7 @@ def run_speed(tmp_path):
     return {row["what"]: row for row in written["rows"]}, written
 
 
+@pytest.mark.slow
 def test_the_speed_benchmark_writes_times_ratios_parts_and_what_it_cannot_measure(tmp_path, monkeypatch, tiny_llm):
     monkeypatch.setattr(image_encoder, "matmul_peak", lambda *_: 1e15)
     monkeypatch.setattr(image_encoder, "DEPTH", 1)  # as if this were the real size
@@ -225,6 +226,7 @@ def test_onnxruntime_has_as_many_threads_as_pytorch(files, tmp_path):
 
 
 @pytest.mark.upstream
+@pytest.mark.slow
 def test_the_first_token_comes_from_upstreams_own_half(upstream_repo, tmp_path, tiny_llm, files, images):
     before = set(sys.modules)
     upstream = upstream_source.Upstream(tmp_path, str(upstream_repo))

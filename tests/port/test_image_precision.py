@@ -104,6 +104,7 @@ def run_precision(*arguments):
     return code, {row["what"]: row for row in written["rows"]}, written
 
 
+@pytest.mark.slow
 def test_the_precision_gate_passes_and_says_what_it_stood_beside(capsys):
     code, rows, written = run_precision()
     assert code == 0

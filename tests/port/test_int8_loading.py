@@ -155,6 +155,7 @@ print((max(seen) - before) / sum(p.numel() * p.element_size() for p in model.par
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/status is Linux's")
+@pytest.mark.slow
 def test_the_peak_stays_near_the_int8_size(folder, tmp_path):
     """27 million weights in one file of 4 bytes each: a copy of any matrix, let alone of all, would show."""
     size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}

@@ -92,7 +92,8 @@ def test_a_caller_that_stops_or_fails_leaves_no_thread() -> None:
 
 
 _INTERRUPTED = """
-import sys, threading, time
+import signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born without it
 sys.path.insert(0, sys.argv[1])
 from read_ahead import read_ahead
 begun = []

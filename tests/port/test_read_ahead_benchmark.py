@@ -17,6 +17,7 @@ SMALL = ["--depth", "2", "--hidden", "96"]
 
 
 @pytest.mark.upstream
+@pytest.mark.slow
 def test_the_benchmark_writes_each_way_once(upstream_repo: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     monkeypatch.setattr(read_ahead, "WAIT", 0.001)

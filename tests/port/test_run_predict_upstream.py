@@ -100,6 +100,7 @@ def results(workspace, options, tmp_path_factory):
 
 
 @pytest.mark.upstream
+@pytest.mark.slow
 def test_greedy_answers_do_not_depend_on_the_seed(results):
     code, answer, log = results["greedy"]
     assert code == 0, log

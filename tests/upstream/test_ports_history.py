@@ -25,6 +25,7 @@ def reported(upstream_repo: Path, old: str, new: str) -> set[tuple[PortKind, str
     }
 
 
+@pytest.mark.slow
 def test_upstream_before_its_chat_could_stream(upstream_repo: Path) -> None:
     pin = read_project(ROOT).upstream.commit
     chat = "minigpt4.conversation.conversation.Chat"

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.upstream
 PIN = read_upstream(Path(__file__).resolve().parents[2] / "configs" / "upstream.yaml")
 
 
-@pytest.mark.parametrize(("old", "conflicts"), [("226cb38", 1), ("7a575af", 2)])
+@pytest.mark.parametrize(("old", "conflicts"), [("226cb38", 1), pytest.param("7a575af", 2, marks=pytest.mark.slow)])
 def test_rebase_to_the_pin_gives_the_locked_tree(upstream_repo: Path, tmp_path: Path, old: str, conflicts: int) -> None:
     series = Series(tmp_path, str(upstream_repo))
     there, _ = series.rebase(old)

@@ -59,6 +59,7 @@ def test_the_patched_upstream_agrees_with_it_and_so_does_its_bundle(
 
 
 @pytest.mark.upstream
+@pytest.mark.slow
 def test_recorded_again_it_says_the_same(workspace: Path, tiny: Path, tmp_path: Path) -> None:
     """Other processors add up in another order, so the numbers are those of the file within 1e-5, the ids exactly.
 

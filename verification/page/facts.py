@@ -133,7 +133,9 @@ def _caveats(report: Report) -> tuple[tuple[str, str], ...]:
     if report.synthetic:
         means = "Random numbers in the real formats: code, files and stages are compared, the answers are noise."
         found.append(("SYNTHETIC weights", f"{means} Nothing is shown about the real model."))
-    if "simulator.npu_kernels" in sys.modules:  # tests/npu_sim: torch_npu itself cannot tell
+    if (
+        report.device.startswith("npu") and "simulator.npu_kernels" in sys.modules
+    ):  # tests/npu_sim: torch_npu cannot tell
         found.append(("SIMULATED NPU", "Arguments and control flow are shown, neither an NPU's numbers nor its speed."))
     elif report.device.startswith("cpu"):
         found.append(("Ran on a CPU", "Nothing is shown about an accelerator's arithmetic or speed."))
