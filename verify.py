@@ -33,13 +33,12 @@ from overlaykit.errors import OverlayError
 from verification import env, ops
 from verification.gate import command as record
 from verification.gate import replay
+from verification.options import add_output, add_sources
 from verification.page import files
 from verification.run import Request, verify_overlay, verify_workspace
-from verification.show import REPORT_HELP, show
+from verification.show import show
 from verification.weightfiles import command as weights
-from verification.weights import DEFAULT_CFG
 
-PROJECT = Path(__file__).resolve().parent
 INHERITED = dict(os.environ)  # what the user's shell set, which `env` looks at
 # Where torch_npu is installed and CANN is not sourced, `import torch` itself would fail; the port imports torch_npu.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
@@ -102,17 +101,7 @@ def verify(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--images", default="examples_v2/", help="a picture or a folder, also looked for in the workspace"
-    )
-    parser.add_argument("--workspace", default="./MiniGPT-4", help="what apply.py made (%(default)s)")
-    parser.add_argument(
-        "--weights",
-        metavar="tiny|FOLDER",
-        help="tiny: synthetic weights, made on first use; or a folder with weights/, pretrain/ and othfiles/; "
-        "default: the files that the workspace's YAML names",
-    )
-    parser.add_argument("--cfg-path", default=DEFAULT_CFG, help="the eval YAML inside the workspace (%(default)s)")
+    add_sources(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or npu:N (%(default)s)")
     parser.add_argument(
         "--no-sampling",
@@ -137,12 +126,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="judge the language model as low_resource loads it, by the limits of real weights",
     )
-    parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
-    parser.add_argument("--report", type=Path, metavar="FOLDER", help=REPORT_HELP)
     parser.add_argument(
         "--overlay-alone", action="store_true", help="verify the overlay without a workspace (no upstream needed)"
     )
-    parser.add_argument("--project", default=PROJECT, help=argparse.SUPPRESS)  # for tests: other configs/ and lock
+    add_output(parser)
     return parser.parse_args(argv)
 
 

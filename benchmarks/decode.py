@@ -22,13 +22,13 @@ import transformers
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "port")]
 
-import port_package  # noqa: E402, F401  the overlay's model files become `port.models`
-from port.models.device import resolve_device, select_device  # noqa: E402
-from port.models.llama_config import LlamaConfig  # noqa: E402
+import port_package  # noqa: F401  the overlay's model files become `port.models`
+from port.models.device import resolve_device, select_device
+from port.models.llama_config import LlamaConfig
 
-from benchmarks import decode_sides as sides  # noqa: E402
-from benchmarks import decode_stages as stages  # noqa: E402
-from benchmarks.results import machine, write  # noqa: E402
+from benchmarks import decode_sides as sides
+from benchmarks import decode_stages as stages
+from benchmarks.results import machine, write
 
 GPT_FAST = "README of pytorch-labs/gpt-fast: A100-80G at 330 W, Llama-2-7B"
 HOW = (

@@ -24,7 +24,7 @@ from PIL import Image
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "port")]
 
-from benchmarks.results import machine, write  # noqa: E402
+from benchmarks.results import machine, write
 
 EXPORTER = PROJECT / "overlay" / "onnx_model_export.py"
 GIB = 1024**3

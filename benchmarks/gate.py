@@ -31,10 +31,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests"), str(PROJECT / "tests" / "mutation")]
 
-from forks import Job, Result, run_all  # noqa: E402
-from planting import choose_pictures, make_workspace  # noqa: E402
+from forks import Job, Result, run_all
+from planting import choose_pictures, make_workspace
 
-from benchmarks.results import machine, write  # noqa: E402
+from benchmarks.results import machine, write
 
 BUILD = PROJECT / "build" / "gate"
 GOOD = ("ok", "note", "not judged")

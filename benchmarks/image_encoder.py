@@ -30,19 +30,19 @@ from torch import Tensor
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "port")]
 
-import port_package  # noqa: E402, F401  the overlay's model files become `port.models`
-from port.models.device import resolve_device, select_device  # noqa: E402
-from port.perf.image import encoder_flop  # noqa: E402
-from port.perf.image_rows import PUBLISHED, SOURCE, ImageRow  # noqa: E402
-from port.perf.measure import matmul_peak  # noqa: E402
+import port_package  # noqa: F401  the overlay's model files become `port.models`
+from port.models.device import resolve_device, select_device
+from port.perf.image import encoder_flop
+from port.perf.image_rows import PUBLISHED, SOURCE, ImageRow
+from port.perf.measure import matmul_peak
 
-from benchmarks import image_sides as sides  # noqa: E402
-from benchmarks.decode_stages import AT_LEAST, AT_MOST, Report  # noqa: E402
-from benchmarks.image_precision import noise, place, relative  # noqa: E402
-from benchmarks.image_weights import write_files  # noqa: E402
-from benchmarks.results import write  # noqa: E402
-from benchmarks.upstream_source import Upstream, source_of  # noqa: E402
-from verification import oracle  # noqa: E402
+from benchmarks import image_sides as sides
+from benchmarks.decode_stages import AT_LEAST, AT_MOST, Report
+from benchmarks.image_precision import noise, place, relative
+from benchmarks.image_weights import write_files
+from benchmarks.results import write
+from benchmarks.upstream_source import Upstream, source_of
+from verification import oracle
 
 HOW = (
     "Upstream's module runs as it is, without gradients, with the same weights and threads: in float32 on a CPU, on a "

@@ -29,14 +29,14 @@ from torch import Tensor
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "port")]
 
-import port_package  # noqa: E402, F401  the overlay's model files become `port.models`
-from port.models.device import resolve_device, select_device  # noqa: E402
+import port_package  # noqa: F401  the overlay's model files become `port.models`
+from port.models.device import resolve_device, select_device
 
-from benchmarks import image_sides  # noqa: E402
-from benchmarks.image_weights import KINDS, write_files  # noqa: E402
-from benchmarks.results import machine, write  # noqa: E402
-from benchmarks.upstream_source import HalfProducts, TheirEncoder, Upstream, source_of  # noqa: E402
-from verification import oracle  # noqa: E402
+from benchmarks import image_sides
+from benchmarks.image_weights import KINDS, write_files
+from benchmarks.results import machine, write
+from benchmarks.upstream_source import HalfProducts, TheirEncoder, Upstream, source_of
+from verification import oracle
 
 MAX_ABS, FLOAT16, BFLOAT16, RATIO = 2e-5, 1e-2, 2e-2, 1.5
 Encode = Callable[[Tensor], Tensor]

@@ -41,12 +41,12 @@ from torch import Tensor
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "port")]
 
-import port_package  # noqa: E402, F401  the overlay's model files become `port.models`
-from llama_folders import write_config, write_shards  # noqa: E402
-from port.models.llama_int8 import dequantise, quantise  # noqa: E402
-from port.models.modeling_vicuna_ascend import LlamaForCausalLM  # noqa: E402
+import port_package  # noqa: F401  the overlay's model files become `port.models`
+from llama_folders import write_config, write_shards
+from port.models.llama_int8 import dequantise, quantise
+from port.models.modeling_vicuna_ascend import LlamaForCausalLM
 
-from benchmarks.int8_models import (  # noqa: E402
+from benchmarks.int8_models import (
     HARSH,
     SMALL,
     WIDE,
@@ -58,7 +58,7 @@ from benchmarks.int8_models import (  # noqa: E402
     windows,
     with_outliers,
 )
-from benchmarks.results import machine, write  # noqa: E402
+from benchmarks.results import machine, write
 
 MAX_KL, MIN_SAME = 0.02, 97.0
 

@@ -24,17 +24,17 @@ from torch import Tensor
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "port")]
 
-import port_package  # noqa: E402, F401  the overlay's files become `port`
-from port.models.device import resolve_device, select_device  # noqa: E402
-from port.perf.image_rows import PUBLISHED  # noqa: E402
-from port.processors.read_ahead import read_ahead  # noqa: E402
+import port_package  # noqa: F401  the overlay's files become `port`
+from port.models.device import resolve_device, select_device
+from port.perf.image_rows import PUBLISHED
+from port.processors.read_ahead import read_ahead
 
-from benchmarks import image_sides as sides  # noqa: E402
-from benchmarks.image_precision import place  # noqa: E402
-from benchmarks.image_weights import write_files  # noqa: E402
-from benchmarks.results import write  # noqa: E402
-from benchmarks.upstream_source import Upstream, source_of  # noqa: E402
-from verification import oracle  # noqa: E402
+from benchmarks import image_sides as sides
+from benchmarks.image_precision import place
+from benchmarks.image_weights import write_files
+from benchmarks.results import write
+from benchmarks.upstream_source import Upstream, source_of
+from verification import oracle
 
 DEPTH, HIDDEN = 39, 6144  # of ViT-g
 WAIT = PUBLISHED[0][1]  # seconds

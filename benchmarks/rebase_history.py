@@ -27,8 +27,8 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from benchmarks.results import FOLDER, machine  # noqa: E402
-from overlaykit.project import read_upstream  # noqa: E402
+from benchmarks.results import FOLDER, machine
+from overlaykit.project import read_upstream
 
 OLD = ["bf605d5", "226cb38", "ada58a6", "89b6fbf", "99383a9", "7a575af"]
 HEAD = (

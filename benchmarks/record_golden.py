@@ -29,7 +29,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from benchmarks.results import machine, write  # noqa: E402
+from benchmarks.results import machine, write
 
 GIB, GOAL = 1024**3, 16
 DISK = 17 * 10**9

@@ -21,7 +21,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from verification.markdown import insert  # noqa: E402
+from verification.markdown import insert
 
 FOLDER = PROJECT / "benchmarks" / "results"
 HEADS = {

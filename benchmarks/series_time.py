@@ -22,11 +22,11 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from benchmarks.results import machine, write  # noqa: E402
-from overlaykit.gitrepo import Repo  # noqa: E402
-from overlaykit.gitrun import isolated  # noqa: E402
-from overlaykit.plan import build_project  # noqa: E402
-from overlaykit.project import read_project  # noqa: E402
+from benchmarks.results import machine, write
+from overlaykit.gitrepo import Repo
+from overlaykit.gitrun import isolated
+from overlaykit.plan import build_project
+from overlaykit.project import read_project
 
 OLDER = "68d81af31cc9"  # the files that the patches edit are the same there
 EDITED = "minigpt4/models/base_model.py"

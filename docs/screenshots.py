@@ -17,9 +17,9 @@ DOCS = Path(__file__).resolve().parent
 PROJECT = DOCS.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "verification")]
 
-from browser import open_browser  # noqa: E402
+from browser import open_browser
 
-from verification.demo import draw  # noqa: E402
+from verification.demo import draw
 
 
 @dataclass(frozen=True)

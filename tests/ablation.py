@@ -20,8 +20,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from overlaykit.patchfile import Patch  # noqa: E402
-from overlaykit.series import read_series  # noqa: E402
+from overlaykit.patchfile import Patch
+from overlaykit.series import read_series
 
 
 class CannotLeaveOut(Exception):

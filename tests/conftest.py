@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # plain `pytest` does not put the working directory there
 
-from overlaykit.project import read_upstream  # noqa: E402
+from overlaykit.project import read_upstream
 
 # Files of few and long tests. The command lines of the suite keep this order (--no-loadscope-reorder), for a long
 # file that comes last leaves the other cores idle.

@@ -7,7 +7,7 @@ verify.py is the command line. Knows nothing of git and patches, only the lock t
                 reference's numbers come from the same machine or from a file of another one
     oracle      the reference: an independent MiniGPT-4 made of Hugging Face parts (oracle_decoder: its language model,
                 whole or layer by layer; shards: tensors by name)
-    port        what is under test: the patched workspace, or the overlay alone
+    port        what is under test: the patched workspace; overlay_alone: our parts without upstream
                 (overlay_modules: imports the overlay's files, without torch where they need none)
     decoding    what is asked of its language model
     weights     which files, did every tensor arrive

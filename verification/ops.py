@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from overlaykit.errors import FixTheCommand
+from verification.options import add_project
+from verification.overlay_modules import import_overlay
 from verification.report import NOTHING_RAN
 from verification.run import DEVICE, versions
-
-PROJECT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or npu:N (%(default)s)")
     parser.add_argument("--again", action="store_true", help="check an NPU now, not what an earlier run found")
     parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
-    parser.add_argument("--project", default=PROJECT, help=argparse.SUPPRESS)  # for tests: another overlay/
+    add_project(parser)
     return parser.parse_args(argv)
 
 
@@ -71,7 +71,7 @@ def check_ops(project: Path, device: str, again: bool = False) -> OpsReport:
     if not DEVICE.fullmatch(device.strip().lower()):
         raise FixTheCommand(f"--device {device} is not a device.", "It takes auto, cpu, cuda:N or npu:N.")
     try:
-        from verification.port import import_overlay
+        import torch  # noqa: F401  what the overlay's table needs, too
     except ModuleNotFoundError as error:
         raise NoDevice(f"{error}. Install what inference needs: pip install '.[cpu]'") from error
     parts = import_overlay(project / "overlay")

@@ -91,7 +91,7 @@ def verify_overlay(request: Request) -> Report:
     files = weights.from_folder(weights_folder(request.weights or TINY))
 
     def load() -> Any:
-        from verification.port import OverlayAlone
+        from verification.overlay_alone import OverlayAlone
 
         return OverlayAlone(request.project / "overlay", files, request.device, request.int8)
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from verification.page import files
 from verification.report import Report, to_json, to_table
 
-REPORT_HELP = "also write report.html (pictures beside answers, charts, times), report.md and report.json there"
-
 
 def show(report: Report, as_json: bool, folder: Path | None, argv: Sequence[str]) -> None:
     """Print the report, and write it into `folder`; argv: what follows verify.py, to get it again."""

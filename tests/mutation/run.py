@@ -32,11 +32,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # warnings about one r
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT), str(Path(__file__).resolve().parent)]
 
-from damage import OTHER_SEED  # noqa: E402
-from faults import BadList, Fault, load  # noqa: E402
-from forks import Job, Result, run_all  # noqa: E402
-from planting import Place, check_edits, choose_pictures, clear, make_workspace, plant, record_golden  # noqa: E402
-from score import Verdict, half_word, judge, page  # noqa: E402
+from damage import OTHER_SEED
+from faults import BadList, Fault, load
+from forks import Job, Result, run_all
+from planting import Place, check_edits, choose_pictures, clear, make_workspace, plant, record_golden
+from score import Verdict, half_word, judge, page
 
 BUILD = PROJECT / "build" / "mutation"
 HALF = "float16"
@@ -46,9 +46,10 @@ PAGE = PROJECT / "docs" / "mutation.md"
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
-        chosen = [fault for fault in load() if arguments.only.lower() in fault.words.lower()]
+        wanted = [text.lower() for text in arguments.only or [""]]
+        chosen = [fault for fault in load() if any(text in fault.words.lower() for text in wanted)]
         if not chosen:
-            raise BadList(f"no fault contains {arguments.only!r}; --list names them all.")
+            raise BadList(f"no fault contains {' or '.join(arguments.only)}; --list names them all.")
         if arguments.list:
             print("\n".join(f"{f.name:42} {f.kind:14} {f.caught_by or 'survives: ' + f.survives}" for f in chosen))
             return 0
@@ -137,9 +138,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--only",
-        default="",
+        action="append",
         metavar="TEXT",
-        help="faults with this in their name, kind, place or line, or `survives`; as --check",
+        help="faults with this in their name, kind, place or line, or `survives`; may be repeated; as --check",
     )
     parser.add_argument("--list", action="store_true", help="name the faults and what is expected of each")
     parser.add_argument("--check", action="store_true", help="float32 alone, and docs/mutation.md stays as it is")

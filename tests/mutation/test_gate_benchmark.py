@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
 
-from benchmarks import gate  # noqa: E402
+from benchmarks import gate
 
 
 def line(name: str, outcome: str = "ok", part: str = "stages", allowed: str = "", **numbers: Any) -> dict[str, Any]:

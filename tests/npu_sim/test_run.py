@@ -29,6 +29,7 @@ def test_without_gcc(tmp_path: Path, arguments: tuple[str, ...], code: int) -> N
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("gcc", "nm", "readelf"))), reason="gcc or binutils is missing")
+@pytest.mark.slow
 def test_without_an_index(tmp_path: Path) -> None:
     returned, said = ended(
         "--optional",

@@ -66,7 +66,14 @@ def only_the_configuration(toy: Toy) -> list[str]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 20], ids=["each", "some"])
 @pytest.mark.parametrize(
-    "prepare", [first_apply, apply_with_a_clone, again_with_everything, only_the_configuration, revert]
+    "prepare",
+    [
+        first_apply,
+        apply_with_a_clone,
+        pytest.param(again_with_everything, marks=pytest.mark.slow),
+        pytest.param(only_the_configuration, marks=pytest.mark.slow),
+        revert,
+    ],
 )
 def test_killed_before_any_git_command(
     toy_master: Path, tmp_path: Path, prepare: Callable[[Toy], list[str]], every: int

@@ -35,7 +35,13 @@ def undisturbed(big: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return state(toy)
 
 
-@pytest.mark.parametrize("seen", ["old.py gone", "many/0000.py", "many/0100.py", "many/0700.py", "index.lock", "late"])
+SLOW = pytest.mark.slow
+SEEN = ["old.py gone", "many/0100.py", "late"]
+
+
+@pytest.mark.parametrize(
+    "seen", SEEN + [pytest.param(seen, marks=SLOW) for seen in ("many/0000.py", "many/0700.py", "index.lock")]
+)
 def test_killed_inside_the_swap(big: Path, undisturbed: dict[str, object], tmp_path: Path, seen: str) -> None:
     """apply.py and git die together once the checkout has come as far as `seen`."""
     toy = copy_toy(big, tmp_path / "toy")

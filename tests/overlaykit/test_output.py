@@ -24,7 +24,16 @@ def shell(toy: Toy, words: str, around: str) -> Run:
 
 
 @pytest.mark.parametrize("around", ["{} <&-", "{} >&-", "{} 2>&-", "{} <&- >&- 2>&-", "{} | true", "{} 2>&1 | true"])
-@pytest.mark.parametrize("words", ["apply --set model_path=/other", "status --json", "lint", "nonsense", "--help"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "apply --set model_path=/other",
+        pytest.param("status --json", marks=pytest.mark.slow),
+        pytest.param("lint", marks=pytest.mark.slow),
+        "nonsense",
+        "--help",
+    ],
+)
 def test_closed_streams(applied: Toy, words: str, around: str) -> None:
     expected = {"lint": 1, "nonsense": 2}.get(words, 0)  # the toy's patches have no trailers
     done = shell(applied, words, around)

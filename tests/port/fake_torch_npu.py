@@ -18,8 +18,8 @@ SIMULATION = Path(__file__).resolve().parents[1] / "npu_sim"
 if str(SIMULATION) not in sys.path:
     sys.path.append(str(SIMULATION))
 
-from simulator.npu_kernels import KERNELS  # noqa: E402  behind its folder
-from simulator.rules import RULES, check  # noqa: E402
+from simulator.npu_kernels import KERNELS
+from simulator.rules import RULES, check
 
 RELEASE = "2.13.0"
 

@@ -39,7 +39,7 @@ def child(code: str, om: Path, release: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
 
-@pytest.mark.parametrize("release", ["old", "new"])
+@pytest.mark.parametrize("release", [pytest.param("old", marks=pytest.mark.slow), "new"])
 @pytest.mark.parametrize("end", ["", "del encoder", "encoder.close()"])
 def test_the_process_ends_cleanly(end: str, release: str, om: Path) -> None:
     """The model leaves the device before torch_npu ends ACL; the stand-in crashes the process otherwise."""

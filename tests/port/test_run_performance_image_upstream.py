@@ -75,7 +75,12 @@ def run(workspace, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "encoder", ["othfiles/eva_vit_g.pth", pytest.param("eva_vit_g.onnx", marks=pytest.mark.slow), "eva_vit_g.om"]
+    "encoder",
+    [
+        pytest.param("othfiles/eva_vit_g.pth", marks=pytest.mark.slow),
+        pytest.param("eva_vit_g.onnx", marks=pytest.mark.slow),
+        "eva_vit_g.om",
+    ],
 )
 def test_any_encoder_on_the_yamls_files_without_a_language_model(run, encoder):
     done, rows = run(encoder, "--dtype", "float32", whole=encoder.endswith(".pth"))

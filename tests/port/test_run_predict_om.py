@@ -81,7 +81,7 @@ def expected() -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("release", ["old", "new"])
+@pytest.mark.parametrize("release", [pytest.param("old", marks=pytest.mark.slow), "new"])
 def test_the_answer_is_that_of_the_weights_file(release: str, om: Path, weights: Path, ask, expected) -> None:
     if not expected:
         expected.append(ask(weights / "othfiles" / "eva_vit_g.pth", None).stdout)

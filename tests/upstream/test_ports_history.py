@@ -40,6 +40,9 @@ def test_upstream_before_its_chat_could_stream(upstream_repo: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("base", ["99383a9", "ada58a6", "bf605d5"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("base", ["99383a9", pytest.param("ada58a6", marks=SLOW), pytest.param("bf605d5", marks=SLOW)])
 def test_nothing_is_said_of_later_bases(upstream_repo: Path, base: str) -> None:
     assert reported(upstream_repo, base, read_project(ROOT).upstream.commit) == set()

@@ -55,10 +55,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def port(tiny: Path):
     """The overlay alone, fresh for each test, so that a planted fault stays inside it."""
-    from verification import port as ports
     from verification import weights
+    from verification.overlay_alone import OverlayAlone
 
-    return ports.OverlayAlone(PROJECT / "overlay", weights.from_folder(tiny), "cpu")
+    return OverlayAlone(PROJECT / "overlay", weights.from_folder(tiny), "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -35,6 +36,11 @@ def test_it_is_of_the_pictures_and_questions_of_prompts_yaml() -> None:
     assert sorted(about["half"]) == ["bfloat16", "float16"]
 
 
+def nine_digits(value: Any) -> Any:
+    """Where an array lies in memory decides in which order NumPy adds it up, and so the last digit of a double."""
+    return json.loads(json.dumps(value), parse_float=lambda text: f"{float(text):.9g}")
+
+
 @pytest.mark.upstream
 def test_the_patched_upstream_agrees_with_it_and_so_does_its_bundle(
     workspace: Path, locked_project: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -53,9 +59,8 @@ def test_the_patched_upstream_agrees_with_it_and_so_does_its_bundle(
     assert len(gate) == 10
     for name, check in there.items():
         assert gate[name]["outcome"] == "ok"
-        assert {key: gate[name][key] for key in ("measured", "allowed", "numbers")} == {
-            key: check[key] for key in ("measured", "allowed", "numbers")
-        }
+        for key in ("measured", "allowed", "numbers"):
+            assert nine_digits(gate[name][key]) == nine_digits(check[key])
 
 
 @pytest.mark.upstream

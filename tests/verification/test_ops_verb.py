@@ -86,7 +86,6 @@ def test_a_device_that_is_not_there_is_5(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_without_torch_nothing_is_checked(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.delitem(sys.modules, "verification.port", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert verify.main(["ops", "--device", "cpu"]) == 5
     assert "pip install '.[cpu]'" in capsys.readouterr().err
@@ -151,13 +150,13 @@ class Found:
 
 @pytest.fixture
 def npu(monkeypatch):
-    from verification import port
+    from verification import ops
 
-    checker = port.import_overlay(PROJECT / "overlay")("models.ops_check")
+    checker = ops.import_overlay(PROJECT / "overlay")("models.ops_check")
 
     def install(*findings, **facts):
         found = Found(tuple(checker.Finding(*finding) for finding in findings), **facts)
-        monkeypatch.setattr(port, "import_overlay", lambda overlay: found)
+        monkeypatch.setattr(ops, "import_overlay", lambda overlay: found)
         return found
 
     return install

@@ -96,6 +96,7 @@ def test_a_reader_who_leaves_has_the_page_all_the_same(tmp_path: Path) -> None:
     assert (tmp_path / files.HTML).is_file()
 
 
+@pytest.mark.slow
 def test_a_real_run_fills_the_page(
     tiny: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

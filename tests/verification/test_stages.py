@@ -39,7 +39,7 @@ def test_the_port_agrees_with_the_reference_at_every_stage(port: Any, pictures: 
 
 
 def test_the_llama2_stage_has_no_qformer_and_a_default_ln_vision(tiny: Any, pictures: list[Any]) -> None:
-    from verification.port import OverlayAlone
+    from verification.overlay_alone import OverlayAlone
 
     files = weights.from_folder(tiny, "pretrain_llama2")
     port = OverlayAlone(Path(__file__).parents[2] / "overlay", files, "cpu")
@@ -116,7 +116,10 @@ def half_port(port: Any) -> Any:
     return port
 
 
-@pytest.mark.parametrize("fault", [forgets(1), forgets(5), forgets(50), noisy_steps], ids=lambda fault: fault.__name__)
+SLOWLY = [pytest.param(forgets(steps), marks=pytest.mark.slow) for steps in (1, 50)]
+
+
+@pytest.mark.parametrize("fault", [forgets(5), *SLOWLY, noisy_steps], ids=lambda fault: fault.__name__)
 def test_half_precision_hides_no_broken_decode_step(half_port: Any, pictures: Any, golden: Any, fault: Any) -> None:
     fault(half_port)
     found = caught(half_port, pictures[:1], golden)
@@ -157,7 +160,7 @@ def test_a_reference_in_half_precision_is_judged_only_where_it_was_measured(half
 
 
 def test_int8_is_judged_by_limits_of_its_own(tiny: Path, pictures: list[Any], golden: Any) -> None:
-    from verification.port import OverlayAlone
+    from verification.overlay_alone import OverlayAlone
 
     port = OverlayAlone(Path(__file__).parents[2] / "overlay", weights.from_folder(tiny), "cpu", int8=True)
     check = lines(port, pictures, golden)["LLM logits"]

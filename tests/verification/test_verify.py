@@ -143,6 +143,7 @@ def test_a_folder_that_no_git_knows_is_not_green(
     assert "--weights tiny" in report["hint"]
 
 
+@pytest.mark.slow
 def test_the_demo_says_that_upstream_was_not_reached_and_goes_on(tmp_path: Path) -> None:
     environment = {
         **os.environ,

@@ -175,7 +175,7 @@ def test_a_weight_that_did_not_arrive_is_caught(port: Any, fault: Any, line: str
 
 @pytest.mark.parametrize("fault", [None, "weight", "scale"])
 def test_weights_in_int8_are_those_of_the_file_to_half_a_step(tiny: Path, fault: str | None) -> None:
-    from verification.port import OverlayAlone
+    from verification.overlay_alone import OverlayAlone
 
     port = OverlayAlone(Path(__file__).parents[2] / "overlay", weights.from_folder(tiny), "cpu", int8=True)
     loaded = {key: dict(tensors) for key, tensors in port.parameters().items()}

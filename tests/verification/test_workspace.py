@@ -1,4 +1,4 @@
-"""verify.py on the real patched upstream: clean, and with one line of it changed.
+"""verify.py on the real patched upstream; tests/mutation/ plants faults in it.
 
 Each run needs a process of its own, because Python can import only one `minigpt4`. They are forked from one process
 that has imported torch and transformers already.
@@ -7,7 +7,6 @@ that has imported torch and transformers already.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,38 +15,9 @@ from typing import Any
 
 import pytest
 
-import verify
-
 pytestmark = pytest.mark.upstream
 
 PROJECT = Path(__file__).resolve().parents[2]
-ENCODER = "minigpt4/models/eva_vit_model.py"
-CACHE = "minigpt4/models/llama_cache.py"
-
-# name -> (file, what stands there, what is put in its place, stage that must catch it)
-FAULTS = {
-    "wrong eps": (ENCODER, "BLOCK_EPS = 1e-6", "BLOCK_EPS = 1e-5", "encoder"),
-    "dropped ln_vision": (
-        "minigpt4/models/minigpt4.py",
-        "ln_vision=q_former_model if has_qformer else None",
-        "ln_vision=None",
-        "encoder",
-    ),
-    "swapped q and k": (CACHE, "q, k = self.ops.rope(q, k,", "k, q = self.ops.rope(q, k,", "LLM logits"),
-    "wrong picture": (
-        "minigpt4/processors/pil_transforms.py",
-        "        for transform in self.transforms:",
-        '        item = self.__dict__.setdefault("first", item)\n        for transform in self.transforms:',
-        "processor",
-    ),
-    "forgetful cache": (
-        CACHE,
-        "return self.ops.attention(q, k, v, self.length, self.mask)",
-        "past = 5 * (self.slots.shape[0] == 1)\n        "
-        "return self.ops.attention(q, k[:, :, past:], v[:, :, past:], self.length - past, self.mask)",
-        "decode",
-    ),
-}
 
 _FORK = """
 import json, os, sys
@@ -80,26 +50,6 @@ def run_each(jobs: dict[str, list[str]], folder: Path) -> dict[str, tuple[int, d
     return results
 
 
-def link_copy(workspace: Path, target: Path) -> Path:
-    """A second workspace, of hard links where the file system allows; `plant` replaces a file, never writes into it."""
-
-    def link(source: str, copy: str) -> None:
-        try:
-            os.link(source, copy)
-        except OSError:
-            shutil.copy2(source, copy)
-
-    return Path(shutil.copytree(workspace, target, copy_function=link, symlinks=True))
-
-
-def plant(workspace: Path, file: str, old: str, new: str) -> None:
-    path = workspace / file
-    text = path.read_text()
-    assert text.count(old) == 1, f"{file} no longer holds {old!r} once: give the test another place for its fault"
-    path.unlink()
-    path.write_text(text.replace(old, new))
-
-
 @pytest.fixture(scope="module")
 def results(
     workspace: Path, locked_project: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory
@@ -111,17 +61,10 @@ def results(
         shutil.copy(workspace / "examples_v2" / name, few)
     common = ["--project", str(locked_project), "--weights", str(tiny), "--device", "cpu"]
     common += ["--images", str(few)]  # without it, all eight of the workspace: test_gate_shipped.py
-    golden = folder / "golden.npz"
-    reference = ["--workspace", str(workspace), "--weights", str(tiny), "--images", str(few)]
-    assert verify.main(["record", *reference, "--halves", "none", "--out", str(golden)]) == 0
     jobs = {"clean": [*common, "--workspace", str(workspace)]}
     common += ["--no-sampling"]
     jobs["llama2"] = [*common, "--workspace", str(workspace), "--cfg-path", "eval_configs/minigpt4_llama2_eval.yaml"]
-    for name, (file, old, new, _) in FAULTS.items():
-        copy = link_copy(workspace, folder / f"with {name}")
-        plant(copy, file, old, new)
-        jobs[name] = [*common, "--workspace", str(copy), "--against", str(golden)]
-    copy = link_copy(workspace, folder / "with its own paths")
+    copy = Path(shutil.copytree(workspace, folder / "with its own paths", symlinks=True))
     for file, (old, new) in {
         "minigpt4/configs/models/minigpt4_vicuna0.yaml": (
             "/data/model/MiniGPT-4/om/eva_vit_g.om",
@@ -131,7 +74,6 @@ def results(
     }.items():
         path = copy / file
         text = path.read_text().replace(old, f"{tiny}/{new}").replace("/data/model/MiniGPT-4", str(tiny))
-        path.unlink()
         path.write_text(text)
     jobs["own paths"] = ["--workspace", str(copy), *[word for word in common if word not in ("--weights", str(tiny))]]
     jobs["no weights"] = ["--project", str(locked_project), "--workspace", str(workspace), "--images", str(few)]
@@ -162,26 +104,11 @@ def test_the_llama2_stage_agrees_too(results: Any) -> None:
     assert "Q-Former" not in stages
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_caught_by_its_stage_alone(results: Any, name: str) -> None:
-    code, report = results[name]
-    file, _, _, stage = FAULTS[name]
-    failed = [name for name, outcome in outcomes(report, "stages").items() if outcome == "FAILED"]
-    assert code == 1
-    # Other logits may well give other tokens: the same fault, seen again.
-    follows = {"LLM logits": {"decode", "greedy ids", "repeat"}, "decode": {"greedy ids", "repeat"}}
-    assert [found for found in failed if found not in follows.get(stage, ())] == [stage]
-    edits = next(check for check in report["checks"] if check["name"] == "local edits")
-    assert edits["outcome"] == "note"
-    assert edits["numbers"]["edits"] == [file]
-
-
-def test_a_dropped_ln_vision_is_missed_by_the_weights_too(results: Any) -> None:
-    assert outcomes(results["dropped ln_vision"][1], "weights")["loaded ln_vision"] == "FAILED"
-
-
 def test_a_workspace_is_verified_with_the_paths_that_its_yaml_names(results: Any) -> None:
     _, report = results["own paths"]
+    edits = next(check for check in report["checks"] if check["name"] == "local edits")
+    assert edits["outcome"] == "note"
+    assert len(edits["numbers"]["edits"]) == 2
     assert set(outcomes(report, "weights").values()) == {"ok"}
     assert set(outcomes(report, "stages").values()) == {"ok"}
 

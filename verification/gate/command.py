@@ -31,12 +31,12 @@ from verification.gate.checked import check_recording
 from verification.gate.progress import Progress
 from verification.gate.rules import Unusable
 from verification.memory import available_memory, lacking_memory
+from verification.options import add_project, add_sources
 from verification.prompts import check_pictures, find_pictures, load_prompts
 from verification.report import NOTHING_RAN, Check, Outcome
 from verification.run import NEXT_STEP, versions, weights_folder
 from verification.weights import DEFAULT_CFG, WeightFiles
 
-PROJECT = Path(__file__).resolve().parents[2]
 HALVES = ("float16", "bfloat16")
 GIB = 1024**3
 IMAGE_SHARE = 5  # of eva_vit_g.pth: its float16, a renamed float32 copy, and the float32 model
@@ -62,17 +62,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="GOLDEN.npz", help="the file to be written")
     parser.add_argument("--force", action="store_true", help="replace that file")
-    parser.add_argument(
-        "--weights",
-        metavar="tiny|FOLDER",
-        help="tiny: synthetic weights; or a folder with weights/, pretrain/ and othfiles/; default: the files that the "
-        "workspace's YAML names",
-    )
-    parser.add_argument("--workspace", default="./MiniGPT-4", help="what apply.py made (%(default)s)")
-    parser.add_argument("--cfg-path", default=DEFAULT_CFG, help="the eval YAML inside the workspace (%(default)s)")
-    parser.add_argument(
-        "--images", default="examples_v2/", help="a picture or a folder, also looked for in the workspace (%(default)s)"
-    )
+    add_sources(parser)
     parser.add_argument("--new-tokens", type=int, default=64, help="the longest text of the reference (%(default)s)")
     parser.add_argument(
         "--halves",
@@ -81,7 +71,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         metavar="float16,bfloat16|none",
         help="also measure what these cost the reference itself (both)",
     )
-    parser.add_argument("--project", default=PROJECT, help=argparse.SUPPRESS)  # for tests: other configs/
+    add_project(parser)
     options = parser.parse_args(argv)
     if not 1 <= options.new_tokens <= 1024:
         parser.error(f"--new-tokens {options.new_tokens}: it takes 1 to 1024")

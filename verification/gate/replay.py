@@ -18,13 +18,12 @@ from overlaykit.errors import FixTheCommand
 from verification.gate.checked import check_taking
 from verification.gate.golden import GOLDEN, TAKING, Recording, load
 from verification.gate.rules import Unusable
+from verification.options import add_output
 from verification.page import files
 from verification.prompts import load_prompts
 from verification.report import NOTHING_RAN, Report
 from verification.roofline import report_timings
-from verification.show import REPORT_HELP, show
-
-PROJECT = Path(__file__).resolve().parents[2]
+from verification.show import show
 
 
 def main(argv: list[str]) -> int:
@@ -50,9 +49,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="what verify.py --bundle wrote")
     parser.add_argument("--against", type=Path, required=True, metavar="GOLDEN", help="what it was compared with there")
-    parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
-    parser.add_argument("--report", type=Path, metavar="FOLDER", help=REPORT_HELP)
-    parser.add_argument("--project", default=PROJECT, help=argparse.SUPPRESS)  # for tests: other configs/
+    add_output(parser)
     return parser.parse_args(argv)
 
 
