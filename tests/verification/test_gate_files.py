@@ -162,7 +162,7 @@ def test_a_golden_is_no_taking(golden: Recording, tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_release_says_so(golden: Recording, tmp_path: Path) -> None:
-    assert "has format 99; this verify.py reads format 1" in refused(changed(golden, "", format=99), tmp_path)
+    assert "has format 99; this verify.py reads format 2" in refused(changed(golden, "", format=99), tmp_path)
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:

@@ -36,7 +36,10 @@ def test_a_golden_says_what_it_is_of(options: list[str], tmp_path: Path, capsys:
     questions = load_prompts(ROOT / "configs" / "prompts.yaml").questions
     assert golden.about["new_tokens"] == 4
     assert [row["question"] for row in golden.about["prompts"]] == list(questions)
+    (half,) = golden.about["half"].values()
     assert list(golden.about["half"]) == ["bfloat16"]
+    assert [row["token"] >= row["error"] > 0 for row in half["encoder"] + half["Q-Former"]] == [True, True]
+    assert [row["worst"] >= row["mean"] > 0 <= row["flip"] for row in half["LLM logits"].values()] == [True]
     assert sorted(golden.about["weights"]) == ["ckpt", "llama_model", "q_former_model", "tokenizer", "vit_weights"]
     assert golden.about["code"].keys() == {"oracle.py", "oracle_decoder.py", "gate/record.py", "gate/sketch.py"}
     assert golden.digest in said.out

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 SHA256, NAME, TEXT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[\w./ -]{1,60}"), re.compile(r"(?s).{0,4096}")
+TEXT_AT = re.compile(r"\d+\.\d+")
 COUNT, ID, POSITIVE, TIMED = (1, 1 << 24), (0, 1 << 24), (0.0, 1e30), (0.0, 1e9)
 IMAGE_STAGES = ("encoder", "Q-Former", "projection")
 BROKEN = re.compile("processor|encoder|Q-Former|prompt|LLM logits|decode|greedy ids|repeat")  # what take.py guards
@@ -37,8 +38,8 @@ GOLDEN_FACTS = {
     "half": Each(
         re.compile("float16|bfloat16"),
         {
-            **{stage: Absent([POSITIVE]) for stage in IMAGE_STAGES},
-            "LLM logits": Absent(Each(re.compile(r"\d+\.\d+"), POSITIVE)),
+            **{stage: Absent([{"error": POSITIVE, "token": POSITIVE}]) for stage in IMAGE_STAGES},
+            "LLM logits": Absent(Each(TEXT_AT, {"mean": POSITIVE, "worst": POSITIVE, "flip": POSITIVE})),
         },
     ),
     "weights": SUMS,

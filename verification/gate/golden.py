@@ -45,11 +45,11 @@ from verification.gate.rules import Unusable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 GOLDEN, TAKING = "golden", "taking"
 MADE_BY = {GOLDEN: "verify.py record", TAKING: "verify.py --bundle"}
 ABOUT = "about"  # the entry that holds the JSON
-MOST_BYTES = 1 << 28  # a golden of the real model has about 0.8 MB a picture
+MOST_BYTES = 1 << 28  # far more than any golden has
 MOST_FACTS = 1 << 24
 NPY = b"\x93NUMPY\x01\x00"  # version 1.0 of NumPy's format; NumPy itself pads its headers differently by version
 HEADER = re.compile(r"\{'descr': '(<f4|<i4|\|u1)', 'fortran_order': False, 'shape': (\([\d, ]*\)), \} *\n")

@@ -72,10 +72,11 @@ def _pixels(context: Context) -> Line:
 def _image(context: Context, of: str) -> Iterator[Line]:
     """The stages feed each other, so behind one that is over its limit nothing can be said."""
     dtype, failed = context.image_dtype, ""
-    error, token = (context.limits.need("L2", name, dtype) for name in ("error", "token"))
+    error = context.limits.need("L2", "error", dtype)
     half = context.golden.about["half"].get(dtype, {})
     for stage, name in IMAGE:
-        ratio = context.limits.need("L2", "ratio" if stage == "encoder" else "chain_ratio", dtype)
+        chain = "" if stage == "encoder" else "chain_"
+        token, ratio = (context.limits.need("L2", chain + limit, dtype) for limit in ("token", "ratio"))
         if name == "queries" and not context.golden.about["qformer"]:
             continue
         allowed = f"error <= {error:g}" + (f", {ratio:g} x" if stage in half else "")
@@ -86,14 +87,14 @@ def _image(context: Context, of: str) -> Iterator[Line]:
             line.skipped = f"It is fed by the {failed}, which is not right."
             yield line
             continue
-        found = [
-            line.compare(
-                label, context.golden.arrays[f"{name}.{p}"], context.taking.arrays.get(f"{name}.{p}"), error, token
-            )
-            for p, label in enumerate(context.labels)
-        ]
-        if stage in half and all(map(math.isfinite, found)):
-            right = [max(value, 1e-30) for value in half[stage]]
+        own, found = half.get(stage), []
+        for p, label in enumerate(context.labels):
+            lost = own[p] if own else {"error": 0.0, "token": 0.0}
+            most, worst = max(error, ratio * lost["error"]), max(token * error, ratio * lost["token"])
+            arrays = context.golden.arrays[f"{name}.{p}"], context.taking.arrays.get(f"{name}.{p}")
+            found.append(line.compare(label, *arrays, most, worst))
+        if own and all(map(math.isfinite, found)):
+            right = [max(lost["error"], 1e-30) for lost in own]
             line.three_party(max(_rms(found) / _rms(right), max(found) / max(right)), ratio)
         if line.bad:
             failed = stage

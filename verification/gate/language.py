@@ -36,7 +36,11 @@ def _prompt(context: Context) -> Line:
     line = Line("prompt", "L3", f"error <= {limit:g}", context.broken("prompt"))
     for label, at in context.pairs():
         line.compare(
-            label, context.golden.arrays[f"prompt.{at}"], context.taking.arrays.get(f"prompt.{at}"), limit, token
+            label,
+            context.golden.arrays[f"prompt.{at}"],
+            context.taking.arrays.get(f"prompt.{at}"),
+            limit,
+            token * limit,
         )
     return line
 
@@ -48,7 +52,7 @@ def _logits(context: Context, stage: str, kind: str, error: str) -> Line:
         limit, token = context.limits.need("L3", error, FLOAT32), context.limits.need("L2", "token", FLOAT32)
         line = Line(stage, "L3", f"error <= {limit:g}", context.broken(stage))
         for label, at in context.pairs():
-            line.compare(label, *_finite(context.golden.arrays[f"logits.{at}"], found[at]), limit, token)
+            line.compare(label, *_finite(context.golden.arrays[f"logits.{at}"], found[at]), limit, token * limit)
     else:
         line = _distributions(context, stage, kind, found)
     curves = [
@@ -73,7 +77,7 @@ def _distributions(context: Context, stage: str, kind: str, found: dict[str, Any
     limits = {name: context.limits.need("L3", name, context.dtype) for name in ("mean_kl", "top1", "tie", "perplexity")}
     worst = context.limits.get("L3", "worst_kl", context.dtype)
     limits["worst_kl"] = math.inf if worst is None else worst
-    half = context.golden.about["half"].get(context.dtype, {}).get("LLM logits", {})
+    half = _lost(context)
     positions = sum(context.golden.arrays[f"ids.{at}"].size for _, at in context.pairs())
     ratio = context.limits.need("L3", "ratio", context.dtype) * chance(positions)
     allowed = f"KL {limits['mean_kl']:g}, "
@@ -89,7 +93,7 @@ def _distributions(context: Context, stage: str, kind: str, found: dict[str, Any
         else:
             kl = sketch.divergence(golden, value)
             gaps = margins(golden, context.golden.arrays[f"top.{at}"], context.taking.arrays[f"best.{kind}.{at}"])
-            _one_text(line, label, kl, gaps, limits)
+            _one_text(line, label, kl, gaps, limits, _own(context, at))
             means.append(float(kl.mean()))
             same += (gaps == 0).tolist()
             shifts.append(text_logs(context, at, golden) - text_logs(context, at, value))
@@ -97,18 +101,35 @@ def _distributions(context: Context, stage: str, kind: str, found: dict[str, Any
         line.over += _same_best(line, same, limits["top1"])
         line.over += _perplexity(line, numpy.concatenate(shifts), limits["perplexity"])
     if half and means:
-        quotient = (sum(means) / len(means) + NOTHING) / (sum(half.values()) / len(half) + NOTHING)
+        own = sum(lost["mean"] for lost in half.values()) / len(half)
+        quotient = (sum(means) / len(means) + NOTHING) / (own + NOTHING)
         line.three_party(math.sqrt(quotient), ratio)
     return line
 
 
-def _one_text(line: Line, label: str, kl: NDArray[Any], gaps: NDArray[Any], limits: dict[str, float]) -> None:
-    """kl, gaps: divergence and distance to the golden's best token at each position, nats."""
+def _one_text(
+    line: Line, label: str, kl: NDArray[Any], gaps: NDArray[Any], limits: dict[str, float], own: dict[str, float]
+) -> None:
+    """kl, gaps: divergence and distance to the golden's best token at each position, nats. own: no limit is below."""
     mean, few = float(kl.mean()), chance(len(kl))
     line.numbers.setdefault("p99_kl", {})[label] = _number(float(numpy.quantile(kl, 0.99)))
-    good = mean <= limits["mean_kl"] * few and kl.max() <= limits["worst_kl"] and gaps.max() <= limits["tie"]
+    good = mean <= max(limits["mean_kl"] * few, own["mean"])
+    good &= bool(kl.max() <= max(limits["worst_kl"], own["worst"]) and gaps.max() <= max(limits["tie"], own["flip"]))
     text = f"KL {mean:.1e}, worst {kl.max():.0e}, flip {gaps.max():.2g}"
-    line.add(label, mean, bool(good), text + (f", {len(kl)} tokens" if few > 1 else ""))
+    line.add(label, mean, good, text + (f", {len(kl)} tokens" if few > 1 else ""))
+
+
+def _own(context: Context, at: str) -> dict[str, float]:
+    """`ratio` times what the dtype costs the reference itself in one text, nats; zeros where that was not measured. A
+    divergence grows with the square of the error, a flip with the error."""
+    lost = _lost(context).get(at, {"mean": 0.0, "worst": 0.0, "flip": 0.0})
+    ratio = context.limits.need("L3", "ratio", context.dtype) * chance(context.golden.arrays[f"ids.{at}"].size)
+    return {"mean": ratio**2 * lost["mean"], "worst": ratio**2 * lost["worst"], "flip": ratio * lost["flip"]}
+
+
+def _lost(context: Context) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = context.golden.about["half"].get(context.dtype, {}).get("LLM logits", {})
+    return found
 
 
 def chance(positions: int) -> float:
@@ -207,7 +228,8 @@ def _near_tie(context: Context, at: str, position: int, other: int) -> tuple[boo
     margin = float(margins(golden, top, numpy.full(len(top), other))[position])
     best = context.taking.arrays.get(f"best.decode.{at}")
     agrees = best is not None and int(best[position]) == other
-    return agrees and margin <= context.limits.need("L4", "tie", context.dtype), margin
+    limit = max(context.limits.need("L4", "tie", context.dtype), _own(context, at)["flip"])
+    return agrees and margin <= limit, margin
 
 
 def _repeat(context: Context) -> Line:

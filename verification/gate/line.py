@@ -56,7 +56,7 @@ class Line:
     def compare(
         self, picture: str, golden: NDArray[Any], found: NDArray[Any] | None, error: float, token: float
     ) -> float:
-        """Two (T, width) arrays; returns the error. token: the limit for one row, as a multiple of `error`."""
+        """Two (T, width) arrays; returns the error. error, token: the limits for all rows together and for one."""
         if found is None:
             self.missing.append(picture)
             return math.inf
@@ -66,8 +66,8 @@ class Line:
         measured, rows = sketch.relative_errors(golden, found)
         self.tokens.append(rows)
         text = f"error {measured:.1e}" if measured else "identical"
-        text += f", of a token {rows.max():.1e}" if measured <= error < rows.max() / token else ""
-        self.add(picture, measured, bool(measured <= error and rows.max() <= token * error), text)  # a NaN is not good
+        text += f", of a token {rows.max():.1e}" if measured <= error and rows.max() > token else ""
+        self.add(picture, measured, bool(measured <= error and rows.max() <= token), text)  # a NaN is not good
         return measured
 
     def three_party(self, ratio: float, limit: float) -> None:

@@ -1,8 +1,8 @@
 """The golden: what the float32 reference (oracle.py, oracle_decoder.py) computes for pictures and questions.
 
-With `halves` it also measures what half precision costs the reference itself, on the same inputs. A port in half
-precision is then held to 1.5 times that (the three-party comparison of CANN's operator tests), which tells a port that
-rounds from a port that is wrong.
+With `halves` it also measures what half precision costs the reference itself, on the same inputs: of each picture and
+text, over all tokens and at the worst one. A port in half precision is then held to 1.5 times that (the three-party
+comparison of CANN's operator tests), which tells a port that rounds from a port that is wrong.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from verification import oracle
 from verification.gate import sketch
 from verification.gate.golden import FORMAT, GOLDEN, Recording
+from verification.gate.language import margins
 from verification.gate.progress import Step, silent
 from verification.memory import lacking_memory
 from verification.oracle_decoder import Decoder, Greedy
@@ -68,7 +69,11 @@ def record(
 def _finite(stages: dict[str, Any]) -> dict[str, Any]:
     """Without those where the reference itself leaves the dtype's range: they say nothing about a port."""
     found = {stage: rows.values() if isinstance(rows, dict) else rows for stage, rows in stages.items()}
-    return {stage: stages[stage] for stage, rows in found.items() if all(map(math.isfinite, rows))}
+    return {
+        stage: stages[stage]
+        for stage, rows in found.items()
+        if all(math.isfinite(value) for row in rows for value in row.values())
+    }
 
 
 def _image_half(
@@ -93,12 +98,14 @@ def _image_half(
     return found
 
 
-def _image_errors(right: dict[str, list[Tensor]], half: dict[str, list[Tensor]]) -> dict[str, list[float]]:
-    return {
-        stage: [float((h.float() - r).norm() / r.norm()) for r, h in zip(right[stage], half[stage])]
-        for stage in right
-        if right[stage]
-    }
+def _image_errors(right: dict[str, list[Tensor]], half: dict[str, list[Tensor]]) -> dict[str, list[dict[str, float]]]:
+    """Of each picture: the relative error of all tokens together, and of the worst one."""
+
+    def lost(r: Tensor, h: Tensor) -> dict[str, float]:
+        away = h.float() - r
+        return {"error": float(away.norm() / r.norm()), "token": float((away.norm(dim=-1) / r.norm(dim=-1)).max())}
+
+    return {stage: list(map(lost, right[stage], half[stage])) for stage in right if right[stage]}
 
 
 def _language(
@@ -129,15 +136,20 @@ def _language(
     for name in errors:
         half = Decoder(files.llama_model, files.model_type, HALVES[name], streamed)
         found = _logits(half, inputs, arrays, pieces, step, keep=False)
-        errors[name]["LLM logits"] = {
-            key: float(sketch.divergence(arrays[f"logits.{key}"], value).mean()) for key, value in found.items()
-        }
+        errors[name]["LLM logits"] = {key: _text_errors(arrays, key, *value) for key, value in found.items()}
         del half
     asked = [
         {"question": question, "before": before, "after": after}
         for question, (before, after) in zip(questions, prompt_ids)
     ]
     return {"prompts": asked, "pieces": pieces, "streamed": streamed}
+
+
+def _text_errors(arrays: dict[str, Any], at: str, logs: Any, best: Any) -> dict[str, float]:
+    """nats: divergence over all positions and at the worst, and the flip that the golden likes least."""
+    kl = sketch.divergence(arrays[f"logits.{at}"], logs)
+    flips = margins(arrays[f"logits.{at}"], arrays[f"top.{at}"], best)
+    return {"mean": float(kl.mean()), "worst": float(kl.max()), "flip": float(flips.max())}
 
 
 def _texts(reference: Decoder, prompts: Tensor, new_tokens: int, what: str, step: Step) -> list[Greedy]:
@@ -156,7 +168,8 @@ def _texts(reference: Decoder, prompts: Tensor, new_tokens: int, what: str, step
 def _logits(
     model: Decoder, inputs: dict[int, list[Tensor]], arrays: dict[str, Any], pieces: int, step: Step, keep: bool
 ) -> dict[str, Any]:
-    """Log-probabilities along the golden's ids, by "p.q"; keep: they and the likeliest tokens go into `arrays`.
+    """Log-probabilities and best tokens along the golden's ids, by "p.q"; keep: the former and the likeliest tokens go
+    into `arrays`.
 
     The texts of one question are one batch, the shorter ones filled up behind their end, where nothing looks back.
     """
@@ -173,10 +186,11 @@ def _logits(
             mine = logits[p, : len(row), :pieces]
             if keep:
                 arrays[f"top.{p}.{q}"] = sketch.top_ids(mine)
-            found[f"{p}.{q}"] = sketch.log_probabilities(mine, arrays[f"top.{p}.{q}"])
+            logs = sketch.log_probabilities(mine, arrays[f"top.{p}.{q}"])
+            found[f"{p}.{q}"] = logs, mine.argmax(-1).cpu().numpy()
     step(what, len(inputs), len(inputs))
     if keep:
-        arrays.update({f"logits.{key}": value for key, value in found.items()})
+        arrays.update({f"logits.{key}": logs for key, (logs, _) in found.items()})
     return found
 
 
