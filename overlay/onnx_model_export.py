@@ -88,12 +88,13 @@ def export_and_prove(final: Path, weights: Weights, images: Any, options: Any, r
     try:
         with onnx_file.unproven_folder(final.parent, final.stem) as unproven:
             geometry, state, model = load(weights)
-            path = write(unproven, final.stem, geometry, state, options)
-            record["remarks"] = lint(path)
-            errors = parity.measure(path, model, state, images, options.precision == "mixed", step)
+            written = write(unproven, final.stem, geometry, state, options)
+            record["remarks"] = lint(written.path)
+            errors = parity.measure(written.path, model, state, images, options.precision == "mixed", step)
             judge(errors, bound)
             record["errors"] = {"bound": bound, **{key: error.asdict() for key, error in errors.items()}}
-            record.update(nodes=onnx_file.node_counts(path), versions=onnx_file.versions())
+            record.update(nodes=onnx_file.node_counts(written.path), versions=onnx_file.versions())
+            written.on_disk()
             onnx_file.publish(unproven, final, record)
     except OSError as error:
         raise Refused(f"--onnx-model-dir {final.parent}: {error}. Nothing was changed there.", 5) from error
@@ -120,7 +121,7 @@ def load(weights: Weights) -> tuple[Any, Any, Any]:
     return geometry, state, model
 
 
-def write(unproven: Path, name: str, geometry: Any, state: Any, options: Any) -> Path:
+def write(unproven: Path, name: str, geometry: Any, state: Any, options: Any) -> Any:
     from minigpt4.export import onnx_file
 
     needed = onnx_file.size_of(state, options.precision)

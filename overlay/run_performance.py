@@ -67,7 +67,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--layers", type=int, metavar="N", help="cut the model of --random-weights to N layers")
     add("--repeat", type=int, default=FEWEST, metavar="N", help="generations per row, 5 at least (%(default)s)")
     add("--npu-graph", choices=("auto", "on", "off"), default="auto", help="replay a recorded decode step (NPU, CUDA)")
-    add("--compile", action="store_true", help="let torch.compile fuse the recorded step (CUDA); takes a minute")
+    add("--compile", action="store_true", help="let torch.compile fuse the recorded step, or the .pth encoder (CUDA); "
+        "takes a minute")  # fmt: skip
     add("--output", metavar="CSV", default="multi_batch_performance.csv", help="(%(default)s)")
     add("--json", metavar="FILE", help="the rows once more, with every repetition")
     image = parser.add_argument_group("the image half").add_argument
@@ -205,7 +206,7 @@ def device_and_dtype(args: argparse.Namespace) -> tuple[Any, Any]:
     spec = device_spec(args.device, args.device_id, "--device_id")
     device = pick_device(spec, args.dtype, args.npu_graph)
     if args.compile and (device.type != "cuda" or args.npu_graph == "off"):
-        raise Refused("--compile: what is compiled is the recorded step of a CUDA device.", 2)
+        raise Refused("--compile: what is compiled is what a CUDA device records and replays.", 2)
     from minigpt4.models.device import compute_dtype
 
     return device, compute_dtype(device)

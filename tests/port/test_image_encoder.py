@@ -205,3 +205,13 @@ def test_onnx_takes_cuda_where_its_build_is_installed(installed, first, folder: 
     IMAGE_ENCODER_OM(folder / "any.onnx", "cuda:1")
     assert (asked[0] if isinstance(asked[0], str) else asked[0][0]) == first
     assert ("CUDAExecutionProvider", {"device_id": 1}) in asked or not installed
+
+
+def test_only_what_pytorch_runs_on_cuda_is_compiled(folder: Path, monkeypatch, ais_bench) -> None:
+    for file in ("eva_vit_g.pth", "one.onnx", "one.om"):
+        with pytest.raises(ValueError, match=rf"{file} on cpu: only a \.pth on CUDA can be compiled"):
+            IMAGE_ENCODER_OM(folder / file, "cpu", ln_vision=folder / "blip2.pth").compile()
+    encoder = IMAGE_ENCODER_OM(folder / "eva_vit_g.pth", "cpu", ln_vision=folder / "blip2.pth")
+    monkeypatch.setattr(encoder, "device", torch.device("cuda", 0))  # no GPU here: the setting alone
+    encoder.compile()
+    assert encoder._runner.fast.compile_blocks

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from onnx_exports import EXPORTED, OVERLAY, listing
@@ -68,6 +71,43 @@ def test_a_kill_at_every_change_of_a_file(vit_files, picture: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 12  # folder, lock, weights, graph, record, renames, removals
     assert listing(folder) == EXPORTED
+
+
+def test_nothing_takes_its_name_before_it_is_on_the_disk(run, part, monkeypatch, tmp_path: Path) -> None:
+    """The disk and the proof work at the same time, and the slower one decides."""
+    proven, fsync, measure, publish = threading.Event(), os.fsync, part("parity").measure, part("onnx_file").publish
+    order = []
+
+    def slow(file: int) -> None:
+        order.append("the disk waits for the proof" if proven.wait(60) else "the proof waits for the disk")
+        fsync(file)
+        order.append("on the disk")
+
+    def prove(*args):
+        found = measure(*args)
+        proven.set()
+        return found
+
+    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(part("parity"), "measure", prove)
+    monkeypatch.setattr(part("onnx_file"), "publish", lambda *args: (order.append("published"), publish(*args)))
+    assert run() == 0
+    assert order == ["the disk waits for the proof", "on the disk", "published"]
+    assert listing(tmp_path / "onnx") == EXPORTED
+
+
+def test_a_disk_that_fails_behind_the_proof(run, monkeypatch, tmp_path: Path, capsys) -> None:
+    assert run() == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "onnx").iterdir()}
+    capsys.readouterr()
+
+    def broken(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    assert run("--dtype", "mixed") == 5
+    assert "Input/output error. Nothing was changed there." in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "onnx").iterdir()} == before
 
 
 def test_a_second_run_at_the_same_time_is_refused(run, part, tmp_path: Path, capsys) -> None:

@@ -80,7 +80,7 @@ def test_an_onnx_file_and_its_weights_are_the_same_work(tmp_path, precision):
     vit, blip2 = write_files(tmp_path, blocks=4)
     geometry, state = read_weights(vit, blip2, 56)
     options = onnx_file.Options(13, precision, (1,), 56, "blip2")
-    path = onnx_file.write(tmp_path, "eva_vit_g", geometry, state, options, lambda count: None)
+    path = onnx_file.write(tmp_path, "eva_vit_g", geometry, state, options, lambda count: None).path
     matrices = 3 * (4 * 176**2 + 2 * 176 * 96) + 3 * 14**2 * 176
     assert image.encoder_flop(vit, 56) == transformer_flop(17, matrices, 3, 176)
     assert image.encoder_flop(path, 56) == image.encoder_flop(vit, 56)

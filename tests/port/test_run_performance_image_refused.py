@@ -46,6 +46,7 @@ def looks_like_a_workspace(tmp_path):
         (["--lengths", "8:4"], "--lengths is about the decoder"),
         (["--npu-graph", "off"], "--npu-graph is about the decoder"),
         (["--output", "x.csv"], "--output is about the decoder"),
+        (["--compile"], "--compile: x.om is no .pth, and PyTorch can compile nothing else"),
         (["--cfg-path", "nowhere.yaml"], "--cfg-path: there is no file nowhere.yaml, neither in"),
         (["--ln-vision", "nowhere.pth"], "--ln-vision: there is no file nowhere.pth"),
     ],

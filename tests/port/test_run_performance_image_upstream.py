@@ -32,7 +32,7 @@ def tiny(tmp_path_factory) -> Path:
     others = folder / "othfiles"
     geometry, state = read_weights(others / "eva_vit_g.pth", others / "blip2_pretrained_flant5xxl.pth")
     options = onnx_file.Options(13, "fp32", (1,), 224, "blip2")
-    path = onnx_file.write(folder, "eva_vit_g", geometry, state, options, lambda count: None)
+    path = onnx_file.write(folder, "eva_vit_g", geometry, state, options, lambda count: None).path
     save(onnx.load(str(path)), folder / "eva_vit_g.om")
     return folder
 

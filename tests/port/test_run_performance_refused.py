@@ -25,7 +25,7 @@ from performance_runs import RANDOM, SCRIPT, SHORT
         ([*RANDOM, "--device_id", "0"], "--device cpu and --device_id 0 name two devices"),
         (["--random-weights", "--device", "gpu0"], "'gpu0' is not a device"),
         ([*RANDOM, "--npu-graph", "on"], "--npu-graph on: there is no graph to record on cpu"),
-        ([*RANDOM, "--compile"], "--compile: what is compiled is the recorded step of a CUDA device"),
+        ([*RANDOM, "--compile"], "--compile: what is compiled is what a CUDA device records and replays"),
         ([*RANDOM, "--output", "none/x.csv"], "--output: none/x.csv cannot be written"),
         ([*RANDOM, "--output", ""], "--output: an empty name cannot be written"),
         ([*RANDOM, "--output", "x", "--json", "./x"], "--output and --json are both ./x"),

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -49,8 +49,17 @@ def size_of(state: StateDict, precision: str) -> int:
     return sum(tensor.numel() for tensor in state.values()) * ITEM[precision]
 
 
-def write(folder: Path, name: str, geometry: Geometry, state: StateDict, options: Options, progress: Progress) -> Path:
-    """Write the graph and its weights into `folder`, which is nobody's yet. -> the .onnx file.
+class Written(NamedTuple):
+    """path: the .onnx file, which can be read at once. on_disk: waits until its weights are there; raises OSError."""
+
+    path: Path
+    on_disk: Callable[[], None]
+
+
+def write(
+    folder: Path, name: str, geometry: Geometry, state: StateDict, options: Options, progress: Progress
+) -> Written:
+    """Write the graph and its weights into `folder`, which is nobody's yet.
 
     Raises ValueError for a weight that the precision cannot hold, OSError where the disk is full.
     """
@@ -59,13 +68,13 @@ def write(folder: Path, name: str, geometry: Geometry, state: StateDict, options
     try:
         model = vit_graph(geometry, state, sink, options.opset, options.precision == "mixed", batch)
     except BaseException:
-        sink.close()
+        sink.discard()
         raise
     sink.place(model.graph.initializer)
     model.metadata_props.add(key=LN_VISION_KEY, value=options.ln_vision)
     path = folder / f"{name}.onnx"
     path.write_bytes(model.SerializeToString())
-    return path
+    return Written(path, sink.on_disk)
 
 
 def weights_file(path: Path) -> Path | None:
@@ -103,9 +112,9 @@ def is_current(path: Path, wanted: dict[str, Any], bound: float) -> bool:
 def publish(unproven: Path, final: Path, record: dict[str, Any]) -> None:
     """Move the proven files out of the folder `unproven` to `final`.
 
-    All is written before, so what is left are renames. Weights first, under their own new name, then the graph in one
-    step: until then the earlier export is whole, and from then on the new one. Only then the earlier one's weights are
-    removed.
+    All is on the disk before, so what is left are renames. Weights first, under their own new name, then the graph in
+    one step: until then the earlier export is whole, and from then on the new one. Only then the earlier one's weights
+    are removed.
     """
     folder, graph = final.parent, unproven / final.name
     data = weights_file(graph)

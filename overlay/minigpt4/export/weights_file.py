@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ PAGE = 4096  # onnx.proto: offsets should be multiples of the page size, so that
 
 
 class WeightsFile:
-    """A sink for vit_graph. `close` gives the file its name, NAME.<8 hex digits>.weights, and tells the tensors.
+    """A sink for vit_graph. `place` gives the file its name, NAME.<8 hex digits>.weights, and tells the tensors.
 
     The name changes with the content, so a new export never touches the file that an earlier graph points into.
+    The disk takes its time over gigabytes, and the proof does not need it: it goes on behind `place`, until `on_disk`.
     """
 
     def __init__(self, folder: Path, name: str, progress: Callable[[int], Any] = lambda count: None) -> None:
@@ -28,6 +30,8 @@ class WeightsFile:
         self.sha256 = hashlib.sha256()
         self._tensors: list[TensorProto] = []
         self._file = self.unnamed.open("wb")
+        self._syncing = threading.Thread(target=self._sync, daemon=True)  # of a run that fails, nobody waits for it
+        self._failed: OSError | None = None
 
     def put(self, name: str, array: np.ndarray) -> TensorProto:
         """Small: into the proto. Large: to the end of the file, and the proto says where."""
@@ -48,15 +52,30 @@ class WeightsFile:
         self.sha256.update(data)
         self.progress(len(data))
 
-    def close(self) -> None:
-        """To the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def discard(self) -> None:
+        """Nobody wants it."""
         self._file.close()
 
+    def on_disk(self) -> None:
+        """Wait until the placed file is on the disk. Raises OSError where it cannot get there."""
+        self._syncing.join()
+        if self._failed:
+            raise self._failed
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            self._failed = error
+
     def place(self, tensors: Any) -> Path | None:
-        """Name the file, and write its name into those of `tensors` that lie in it. None when none does."""
-        self.close()
+        """Nothing more comes: name the file, and write its name into those of `tensors` that lie in it.
+
+        None when none does. From now on the file goes to the disk.
+        """
+        self._file.flush()
+        self._syncing.start()
         if not self._tensors:
             self.unnamed.unlink()
             return None

@@ -16,7 +16,7 @@ from .sheet import write_whole
 
 # options of run_performance.py that have a meaning for both halves, and the image half's own
 TAKEN = {"image_encoder", "image_path", "cfg_path", "options", "ln_vision", "random_weights"}
-TAKEN |= {"batch", "device", "device_id", "dtype", "repeat", "json"}
+TAKEN |= {"batch", "device", "device_id", "dtype", "repeat", "json", "compile"}
 MODEL_KEYS = ("encoder", "ckpt")  # files that the image half needs; check_weights adds the Q-Former's
 
 
@@ -33,6 +33,8 @@ def check(args: Namespace, defaults: Namespace, workspace: Path) -> None:
     for name, value in vars(args).items():
         if name not in TAKEN and value != getattr(defaults, name):
             raise UsageError(f"--{name.replace('_', '-')} is about the decoder: leave it out with --image-encoder.")
+    if args.compile and Path(args.image_encoder).suffix != ".pth":
+        raise UsageError(f"--compile: {args.image_encoder} is no .pth, and PyTorch can compile nothing else.")
     if not args.image_path:
         raise UsageError("--image-path: name the picture to measure with.")
     for name in ("image_path", "cfg_path", "ln_vision"):
@@ -58,13 +60,17 @@ def run(args: Namespace, device: Any, out: TextIO, note: Callable[[str], Any]) -
     read()  # a file that is no picture is refused before the weights are loaded
     with tempfile.TemporaryDirectory() as folder:
         half = _load(args, config.model_cfg, device, Path(folder))
+    if args.compile:
+        half.visual_encoder.compile()
     about = image.facts(half.visual_encoder, device)
     note(", ".join(f"{key} {value}" for key, value in about.items()))
+    weights = "random" if args.random_weights else "from files"
+    about_run = {"compiled": args.compile, "weights_behind_the_encoder": weights}
     rows: list[dict[str, Any]] = []
     bad = 0
     for row in image.measure(half, read, args.batch, args.repeat, note):
         print(row.line(), file=out, flush=True)
-        rows.append({**row.cells(), "weights_behind_the_encoder": "random" if args.random_weights else "from files"})
+        rows.append({**row.cells(), **about_run})
         bad += bool(row.impossible())
         if args.json:
             text = json.dumps([*rows, *published_rows()], indent=2, ensure_ascii=False)
