@@ -68,9 +68,16 @@ def ours(files: Files, device: torch.device, dtype: str, compiled: bool = False)
         encoder = IMAGE_ENCODER_OM(files[0], device, ln_vision=files[1])
         if compiled:
             encoder.compile()
-        return encoder.encode
     finally:
         choose_dtype(device, "auto")
+
+    def encode(images: Tensor) -> Tensor:
+        features = encoder.encode(images)
+        if encoder.compiled != compiled:
+            raise SystemExit("torch.compile failed, see the warning above: nothing compiled would be measured.")
+        return features
+
+    return encode
 
 
 def exported(folder: Path, files: Files, precision: str) -> Side:

@@ -94,7 +94,8 @@ def export_and_prove(final: Path, weights: Weights, images: Any, options: Any, r
             judge(errors, bound)
             record["errors"] = {"bound": bound, **{key: error.asdict() for key, error in errors.items()}}
             record.update(nodes=onnx_file.node_counts(written.path), versions=onnx_file.versions())
-            written.on_disk()
+            with step("5/5", "wait for the disk"):
+                written.on_disk()
             onnx_file.publish(unproven, final, record)
     except OSError as error:
         raise Refused(f"--onnx-model-dir {final.parent}: {error}. Nothing was changed there.", 5) from error
@@ -167,7 +168,7 @@ def lint(path: Path) -> list[str]:
 def judge(errors: dict[str, Any], bound: float) -> None:
     from minigpt4.export.parity import BOUNDS, WIDENED
 
-    print("[5/5] onnxruntime against PyTorch in float32:")
+    print("onnxruntime against PyTorch in float32:")
     wrong = []
     for key, error in errors.items():
         allowed = BOUNDS["fp32"] if key.endswith(WIDENED) else bound

@@ -28,10 +28,10 @@ from verification.env_shell import check_room, check_shell
 from verification.env_source import Source
 from verification.env_stack import read_stack
 from verification.env_trial import check_trial
+from verification.options import add_project
 from verification.overlay_modules import import_overlay
 from verification.report import NOTHING_RAN, Outcome
 
-PROJECT = Path(__file__).resolve().parents[1]
 WIDTH = 120
 
 
@@ -91,7 +91,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="look at the machine whose files lie below DIR: its npu-smi and nvidia-smi are run, no package of it is "
         "imported, and this shell's variables count only where they name a folder below DIR",
     )
-    parser.add_argument("--project", default=PROJECT, help=argparse.SUPPRESS)  # for tests: other configs/
+    add_project(parser)
     return parser.parse_args(argv)
 
 

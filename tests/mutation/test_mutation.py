@@ -210,11 +210,14 @@ def test_the_list_can_be_read_without_running_anything() -> None:
     assert "--list" in unknown.stderr
 
 
+# Of each kind and level one, to see that what plants, runs and judges them works.
 SAMPLE = (
     "wrong mean",
+    "wrong epsilon in a block",
     "projection without its bias",
+    "last norm dropped",
     "a cache that forgets",
-)  # what plants, runs and judges them works
+)
 
 
 @pytest.mark.upstream

@@ -79,7 +79,9 @@ def test_upstreams_own_module_and_hugging_faces_are_the_same(upstream_repo, noth
 @pytest.mark.upstream
 def test_what_a_gpu_would_compare_is_the_same_work(upstream_repo, files, images, tmp_path, monkeypatch):
     """On the CPU, where nothing is compiled: nobody has run it on a GPU."""
-    monkeypatch.setattr(image_sides.IMAGE_ENCODER_OM, "compile", lambda encoder: None)
+    compiled = property(lambda encoder: hasattr(encoder, "asked"))
+    monkeypatch.setattr(image_sides.IMAGE_ENCODER_OM, "compile", lambda encoder: setattr(encoder, "asked", True))
+    monkeypatch.setattr(image_sides.IMAGE_ENCODER_OM, "compiled", compiled)
     upstream = upstream_source.Upstream(tmp_path, str(upstream_repo))
     exact = upstream_source.TheirEncoder(upstream, *files, CPU)(images[:1])
     found = image_sides.on_cuda(upstream, files, CPU)

@@ -70,6 +70,16 @@ def test_loss_is_computed_for_evaluation(snippet, tiny):
     assert out.splitlines()[-1] == "[0, 1] 2"
 
 
+def test_a_pth_encoder_takes_on_the_image_size_of_the_yaml(snippet, tiny):
+    out = snippet.check(
+        f"import build_model, torch\n"
+        f"model = build_model.model({str(tiny)!r}, image_size=112)\n"
+        f"print(tuple(model.visual_encoder(torch.zeros(1, 3, 112, 112)).shape))\n"
+        f"print(tuple(model.encode_img(torch.zeros(1, 3, 112, 112))[0].shape)[:2])"
+    )
+    assert out.splitlines()[-2:] == ["(1, 65, 1408)", "(1, 32)"]
+
+
 def test_llama2_answers_with_its_own_encoder(snippet, tiny):
     out = snippet.check(
         f"import build_model, torch\n"

@@ -1,9 +1,9 @@
 """`verify.py record`: write down what the float32 reference computes, for ports on any device to be compared with.
 
 The reference is upstream's model made of Hugging Face's parts (verification/oracle.py), on the CPU. What it computes
-for the pictures and the questions of configs/prompts.yaml goes into one file, a golden: no picture, no path, no name;
-about 0.8 MB a picture for the real model. Whoever has the same weights compares a port with it, and needs neither the
-memory nor the hours that the reference takes:
+for the pictures and the questions of configs/prompts.yaml goes into one file of a few MB, a golden: no picture, no
+path, no name. Whoever has the same weights compares a port with it, and needs neither the memory nor the hours that the
+reference takes:
 
     python verify.py --against GOLDEN.npz --device npu:0
 

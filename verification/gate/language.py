@@ -80,8 +80,10 @@ def _distributions(context: Context, stage: str, kind: str, found: dict[str, Any
     half = _lost(context)
     positions = sum(context.golden.arrays[f"ids.{at}"].size for _, at in context.pairs())
     ratio = context.limits.need("L3", "ratio", context.dtype) * chance(positions)
-    allowed = f"KL {limits['mean_kl']:g}, "
-    allowed += ("" if worst is None else f"worst {worst:g}, ") + f"flip {limits['tie']:g}"
+    widest = {name: max(_own(context, at)[name] for _, at in context.pairs()) for name in ("mean", "worst", "flip")}
+    allowed = f"KL {max(limits['mean_kl'], widest['mean']):.2g}, "
+    allowed += "" if worst is None else f"worst {max(worst, widest['worst']):.2g}, "
+    allowed += f"flip {max(limits['tie'], widest['flip']):.2g}"
     line = Line(stage, "L3", allowed + (f", {ratio:.3g} x" if half else ""), context.broken(stage))
     same, means, shifts = [], [], []
     for label, at in context.pairs():
@@ -121,10 +123,10 @@ def _one_text(
 
 def _own(context: Context, at: str) -> dict[str, float]:
     """`ratio` times what the dtype costs the reference itself in one text, nats; zeros where that was not measured. A
-    divergence grows with the square of the error, a flip with the error."""
+    divergence grows with the square of the error, a flip with the error; of few positions a mean is chance."""
     lost = _lost(context).get(at, {"mean": 0.0, "worst": 0.0, "flip": 0.0})
-    ratio = context.limits.need("L3", "ratio", context.dtype) * chance(context.golden.arrays[f"ids.{at}"].size)
-    return {"mean": ratio**2 * lost["mean"], "worst": ratio**2 * lost["worst"], "flip": ratio * lost["flip"]}
+    ratio, few = context.limits.need("L3", "ratio", context.dtype), chance(context.golden.arrays[f"ids.{at}"].size)
+    return {"mean": (ratio * few) ** 2 * lost["mean"], "worst": ratio**2 * lost["worst"], "flip": ratio * lost["flip"]}
 
 
 def _lost(context: Context) -> dict[str, dict[str, float]]:

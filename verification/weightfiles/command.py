@@ -19,6 +19,7 @@ from typing import Any
 from overlaykit.errors import FixTheCommand
 from verification.download.fetch import Patience
 from verification.download.progress import Quiet, shower
+from verification.options import add_project
 from verification.report import Outcome
 from verification.synthetic import MARKER
 from verification.weightfiles.facts import ENCODER, Entry, read_facts
@@ -30,7 +31,6 @@ from verification.weightfiles.report import WeightsReport, to_json, to_table
 from verification.weightfiles.space import check_disk, describe_memory
 from verification.weights import WeightFiles, from_workspace
 
-PROJECT = Path(__file__).resolve().parents[2]
 LLAMA2_CFG = "eval_configs/minigpt4_llama2_eval.yaml"
 LLAMA2 = {"llama_model": "llama2_model", "ckpt": "llama2_ckpt"}  # key of the model's YAML -> key of weights.yaml
 DEFAULT_KEYS = ("llama_model", "vit_weights", "q_former_model", "bert", "ckpt")
@@ -68,7 +68,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--only", nargs="+", metavar="KEY", help="keys of configs/weights.yaml; default: those of the Vicuna model"
     )
     parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
-    parser.add_argument("--project", default=PROJECT, help=argparse.SUPPRESS)  # for tests: another configs/
+    add_project(parser)
     return parser.parse_args(argv)
 
 

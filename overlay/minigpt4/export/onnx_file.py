@@ -50,7 +50,7 @@ def size_of(state: StateDict, precision: str) -> int:
 
 
 class Written(NamedTuple):
-    """path: the .onnx file, which can be read at once. on_disk: waits until its weights are there; raises OSError."""
+    """path: the .onnx file, which can be read at once. on_disk: waits until its weights are there, too."""
 
     path: Path
     on_disk: Callable[[], None]
@@ -73,7 +73,10 @@ def write(
     sink.place(model.graph.initializer)
     model.metadata_props.add(key=LN_VISION_KEY, value=options.ln_vision)
     path = folder / f"{name}.onnx"
-    path.write_bytes(model.SerializeToString())
+    with path.open("wb") as file:
+        file.write(model.SerializeToString())
+        file.flush()
+        os.fsync(file.fileno())
     return Written(path, sink.on_disk)
 
 

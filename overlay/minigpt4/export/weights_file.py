@@ -31,7 +31,7 @@ class WeightsFile:
         self._tensors: list[TensorProto] = []
         self._file = self.unnamed.open("wb")
         self._syncing = threading.Thread(target=self._sync, daemon=True)  # of a run that fails, nobody waits for it
-        self._failed: OSError | None = None
+        self._failed: BaseException | None = None
 
     def put(self, name: str, array: np.ndarray) -> TensorProto:
         """Small: into the proto. Large: to the end of the file, and the proto says where."""
@@ -64,9 +64,9 @@ class WeightsFile:
 
     def _sync(self) -> None:
         try:
-            os.fsync(self._file.fileno())
-            self._file.close()
-        except OSError as error:
+            with self._file:
+                os.fsync(self._file.fileno())
+        except BaseException as error:  # for on_disk, or nobody would hear of it
             self._failed = error
 
     def place(self, tensors: Any) -> Path | None:

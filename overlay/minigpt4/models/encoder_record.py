@@ -24,7 +24,10 @@ def write_record(model: Path, record: dict[str, Any]) -> Path:
     path = record_path(model)
     text = json.dumps({"format": FORMAT, "file": model.name, "bytes": model.stat().st_size, **record}, indent=2)
     unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text + "\n", encoding="utf-8")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(unfinished, path)
     return path
 

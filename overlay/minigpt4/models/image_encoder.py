@@ -10,6 +10,7 @@ for any), `run(images) -> features`, and `close()`.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,37 @@ class IMAGE_ENCODER_OM:  # the name that the seed's edits of upstream import
 
     num_features = 1408  # channels; upstream sizes the Q-Former's cross-attention by it
 
-    def __init__(self, path: PathLike, device: DeviceSpec = "auto", ln_vision: PathLike | None = None) -> None:
+    def __init__(
+        self,
+        path: PathLike,
+        device: DeviceSpec = "auto",
+        ln_vision: PathLike | None = None,
+        image_size: int | None = None,
+    ) -> None:
         """path: a .om, .onnx or .pth file, or a folder that holds exactly one eva_vit_g.om or eva_vit_g.onnx.
         device: see device.resolve_device. An .om always runs on an NPU: the one of this number, else number 0.
         ln_vision: BLIP-2's Q-Former file, or None for a model without Q-Former (Llama-2), whose ln_vision is untrained.
         Read with a .pth, see eva_vit_model.load_eva_vit. An .onnx has the layer inside and says which one, and the
         record beside an .om says it: the other one is refused, since the model would answer nonsense. Without a
         record, or from another exporter, files are taken as they are: keep eva_vit_g and eva_vit_g_llama2 apart.
+        image_size: pixels. A .pth takes on any multiple of 14, 224 where None; the others were exported for one size.
 
-        Raises FileNotFoundError for a missing file, ValueError for one that is no such encoder or that its runtime
-        refuses, and device.DeviceUnavailable when what should run it is missing.
+        Raises FileNotFoundError for a missing file, ValueError for one that is no such encoder, that its runtime
+        refuses, or that takes pictures of another size, and device.DeviceUnavailable when what should run it is
+        missing.
         """
         self.path = find_file(path, ln_vision)
         self.device = resolve_device(device)
-        runner = {".om": OmRunner, ".onnx": _OnnxRunner, ".pth": _TorchRunner}[self.path.suffix]
+        torch_runner = functools.partial(_TorchRunner, image_size=image_size or 224)
+        runner = {".om": OmRunner, ".onnx": _OnnxRunner, ".pth": torch_runner}[self.path.suffix]
         self._runner: Any = runner(self.path, self.device, ln_vision)
+        taken = tuple(self._runner.image_shape)
+        if image_size and taken != (3, image_size, image_size):
+            self._runner.close()
+            raise ValueError(
+                f"{self.path} takes pictures of shape {taken}, and image_size is {image_size} in the model's YAML. "
+                f"Export it for that size (onnx_model_export.py --image-size {image_size}), or change the YAML."
+            )
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None  # the last pictures, and their features
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -97,6 +114,11 @@ class IMAGE_ENCODER_OM:  # the name that the seed's edits of upstream import
         if self.path.suffix != ".pth" or self.device.type != "cuda":
             raise ValueError(f"{self.path} on {self.device}: only a .pth on CUDA can be compiled.")
         self._runner.fast.compile_blocks = True
+
+    @property
+    def compiled(self) -> bool:
+        """Whether `compile` was asked for and has not failed."""
+        return bool(self._runner and getattr(self._runner, "fast", None) and self._runner.fast.compile_blocks)
 
     def close(self) -> None:
         """Give the memory back, an NPU's too. May be called again; `encode` may not."""
@@ -158,11 +180,10 @@ class _TorchRunner:
 
     batches = None
 
-    def __init__(self, path: Path, device: torch.device, ln_vision: PathLike | None) -> None:
-        self.model = load_eva_vit(path, ln_vision, dtype=compute_dtype(device), device=device)
+    def __init__(self, path: Path, device: torch.device, ln_vision: PathLike | None, image_size: int) -> None:
+        self.model = load_eva_vit(path, ln_vision, image_size, compute_dtype(device), device)
         self.fast = FastEvaViT(self.model, device)
-        size = self.model.geometry.image_size
-        self.image_shape = (3, size, size)
+        self.image_shape = (3, image_size, image_size)
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         return self.fast(images)

@@ -60,17 +60,18 @@ def run(args: Namespace, device: Any, out: TextIO, note: Callable[[str], Any]) -
     read()  # a file that is no picture is refused before the weights are loaded
     with tempfile.TemporaryDirectory() as folder:
         half = _load(args, config.model_cfg, device, Path(folder))
+    encoder = half.visual_encoder
     if args.compile:
-        half.visual_encoder.compile()
-    about = image.facts(half.visual_encoder, device)
+        encoder.compile()
+    about = image.facts(encoder, device)
     note(", ".join(f"{key} {value}" for key, value in about.items()))
     weights = "random" if args.random_weights else "from files"
-    about_run = {"compiled": args.compile, "weights_behind_the_encoder": weights}
     rows: list[dict[str, Any]] = []
     bad = 0
     for row in image.measure(half, read, args.batch, args.repeat, note):
         print(row.line(), file=out, flush=True)
-        rows.append({**row.cells(), **about_run})
+        compiled = row.what != image.DECODING and encoder.compiled  # what cannot be compiled goes on as it is
+        rows.append({**row.cells(), "compiled": compiled, "weights_behind_the_encoder": weights})
         bad += bool(row.impossible())
         if args.json:
             text = json.dumps([*rows, *published_rows()], indent=2, ensure_ascii=False)
