@@ -10,7 +10,7 @@ float32. A second run finds the work done; two at the same time under one name a
 
 With --om-dir the OM for an NPU is made next, by om_model_convert.py, on a machine with CANN.
 
-Memory: about 1.2 times the exported weights (4 GB in fp32, 2 GB mixed).
+Memory: 1.2 times the exported weights in fp32 (4.3 GiB), 1.5 times mixed (2.7 GiB).
 
 Exit codes: 0 exported and proven; 1 the file disagrees with PyTorch, or ATC would not take it; 2 the command line or
 the YAML asks for what cannot be done; 5 weights, space or software are missing or damaged, or no OM could be made; 70
