@@ -38,7 +38,7 @@ def at_the_drift(toy: Toy) -> list[str]:
     return ACCEPT
 
 
-EVERY = [pytest.param(1, marks=pytest.mark.slow), 80]
+EVERY = [pytest.param(1, marks=pytest.mark.slow), 130]
 
 
 def copied(source: Path, target: Path) -> Toy:
