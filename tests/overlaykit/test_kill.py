@@ -69,7 +69,7 @@ def only_the_configuration(toy: Toy) -> list[str]:
     "prepare",
     [
         first_apply,
-        apply_with_a_clone,
+        pytest.param(apply_with_a_clone, marks=pytest.mark.slow),
         pytest.param(again_with_everything, marks=pytest.mark.slow),
         pytest.param(only_the_configuration, marks=pytest.mark.slow),
         revert,

@@ -49,7 +49,10 @@ def copied(source: Path, target: Path) -> Toy:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("every", EVERY, ids=["each", "some"])
-@pytest.mark.parametrize("prepare", [pytest.param(at_the_start, marks=pytest.mark.slow), at_the_conflict, at_the_drift])
+@pytest.mark.parametrize(
+    "prepare",
+    [at_the_conflict, *(pytest.param(words, marks=pytest.mark.slow) for words in (at_the_start, at_the_drift))],
+)
 def test_killed_before_any_git_command(toy_master: Path, tmp_path: Path, prepare: object, every: int) -> None:
     place = tmp_path / "toy"
     words = prepare(copied(toy_master, place))  # type: ignore[operator]

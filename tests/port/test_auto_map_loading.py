@@ -55,7 +55,10 @@ def load(folder: Path, environment: dict[str, str], **options: object) -> subpro
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder.parent)
 
 
-@pytest.mark.parametrize("options", [{}, {"torch_dtype": "bfloat16", "device_map": "cpu", "low_cpu_mem_usage": True}])
+BFLOAT16 = {"torch_dtype": "bfloat16", "device_map": "cpu", "low_cpu_mem_usage": True}
+
+
+@pytest.mark.parametrize("options", [{}, pytest.param(BFLOAT16, marks=pytest.mark.slow)], ids=["plain", "bfloat16"])
 def test_auto_model_loads_our_decoder_and_its_timings(installed, options):
     """With whatever transformers is installed: `make test-matrix` runs this under 4.30.2, 4.57.x and 5.x."""
     import torch

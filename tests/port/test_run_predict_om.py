@@ -113,6 +113,7 @@ def test_what_cannot_run_ends_with_its_reason(om: Path, ask) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_om_without_ais_bench_ends_with_what_to_install(om: Path, ask) -> None:
     done = ask(om, None)
     assert (done.returncode, done.stdout) == (5, "")
