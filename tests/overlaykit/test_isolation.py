@@ -153,7 +153,10 @@ def test_same_ids_on_a_machine_that_differs_in_everything(toy: Toy, tmp_path: Pa
     assert not (tmp_path / "evil" / "ran").exists()
 
 
-@pytest.mark.parametrize("where", ["local", "global", "broken global", "environment"])
+@pytest.mark.parametrize(
+    "where",
+    ["local", "global", *(pytest.param(where, marks=pytest.mark.slow) for where in ("broken global", "environment"))],
+)
 def test_hostile_configuration_changes_nothing(toy: Toy, tmp_path: Path, expected: dict[str, str], where: str) -> None:
     config = hostile_files(tmp_path / "evil")
     git(toy.folder, "clone", "-q", "--no-checkout", str(toy.upstream), str(toy.workspace))

@@ -124,7 +124,7 @@ ALL = [
 ]
 
 
-@pytest.fixture(params=["full", "sparse"])
+@pytest.fixture(params=[pytest.param("full", marks=pytest.mark.slow), "sparse"])
 def plain(request: pytest.FixtureRequest, toy: Toy) -> Toy:
     """A workspace that the user cloned and has not applied yet, with and without sparse checkout."""
     git(toy.folder, "clone", "-q", str(toy.upstream), str(toy.workspace))
