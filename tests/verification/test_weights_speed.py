@@ -89,7 +89,10 @@ def cold(path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_sum_is_as_fast_as_the_disk(tmp_path: Path) -> None:
-    """The best of three each, one after the other."""
+    """The best of six each, one after the other: what a disk does varies twofold.
+
+    A sum is computed byte after byte, by one core: where the disk is faster, the core is what to keep up with.
+    """
     path, block = tmp_path / "large", os.urandom(PIECE)
     with path.open("wb") as file:
         for _ in range(SIZE // PIECE):
@@ -100,15 +103,22 @@ def test_a_sum_is_as_fast_as_the_disk(tmp_path: Path) -> None:
             while file.read(PIECE):
                 pass
 
+    def compute() -> None:
+        digest = hashlib.sha256()
+        for _ in range(SIZE // PIECE):
+            digest.update(block)
+
     reading, summing = [], []
-    for _ in range(3):
+    for _ in range(6):
         cold(path)
         reading.append(seconds(read))
         cold(path)
         summing.append(seconds(lambda: sha256_of(path)))
-    speeds = [path.stat().st_size / min(times) / 1e6 for times in (reading, summing)]
-    print(f"read {speeds[0]:,.0f} MB/s, read and summed {speeds[1]:,.0f} MB/s: {speeds[1] / speeds[0]:.0%}")
-    assert speeds[1] >= 0.7 * speeds[0]
+    computing = [seconds(compute) for _ in range(3)]
+    disk, both, core = (path.stat().st_size / min(times) / 1e6 for times in (reading, summing, computing))
+    most = min(disk, core)
+    print(f"read {disk:,.0f} MB/s, summed {core:,.0f} MB/s, read and summed {both:,.0f} MB/s: {both / most:.0%}")
+    assert both >= 0.7 * most
 
 
 SERVER = """
@@ -130,7 +140,7 @@ server.serve_forever()
 
 @pytest.mark.slow
 def test_a_download_is_as_fast_with_its_sum(tmp_path: Path) -> None:
-    """Against the same bytes read and written by the standard library alone; the best of three pairs."""
+    """Against the same bytes read and written by the standard library alone; the best of six pairs."""
     size, digest = SIZE // PIECE * PIECE, hashlib.sha256()
     for _ in range(size // PIECE):
         digest.update(bytes(PIECE))
@@ -150,9 +160,12 @@ def test_a_download_is_as_fast_with_its_sum(tmp_path: Path) -> None:
 
         try:
             pairs = []
-            for _ in range(3):
-                pairs.append((seconds(plain), seconds(summed)))
-                (tmp_path / "summed").unlink()
+            for _ in range(6):
+                times = []
+                for what in (plain, summed):  # each into a new file: rewriting an old one takes half the time
+                    times.append(seconds(what))
+                    (tmp_path / what.__name__).unlink()
+                pairs.append(times)
         finally:
             server.kill()
     alone, both = max(pairs, key=lambda pair: pair[0] / pair[1])
