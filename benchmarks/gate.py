@@ -203,7 +203,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--python", action="append", help="an interpreter with another release of transformers")
     parser.add_argument("--workspace", type=Path, help="an applied workspace (default: apply into build/gate)")
     parser.add_argument("--seeds", type=int, default=20, help="of the synthetic weights (%(default)s)")
-    parser.add_argument("--first-seed", type=int, default=20, help="(%(default)s)")
+    parser.add_argument("--first-seed", type=int, default=20, help="the limits were set on 0 to 19 (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at the same time (%(default)s)")
     parser.add_argument("--seeds-to", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -2,9 +2,10 @@
 # What needs no torch, on every Python it promises: the apply machinery, the doctors, and the gate's judge with NumPy.
 set -eu
 cd "$(dirname "$0")/.."
+verification=
 for part in env env_faults env_hostile env_stack gate_complete gate_files gate_hostile gate_limits \
     weights_download weights_kill weights_length weights_request; do
-    verification="${verification:-} tests/verification/test_$part.py"
+    verification="$verification tests/verification/test_$part.py"
 done
 ran=0
 for minor in 9 10 11 12 13; do

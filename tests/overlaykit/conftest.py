@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from lintmaker import make_clean
-from toys import Toy, copy_toy
+from toys import Toy, copy_toy, outcome
 
 # The same examples at every run: a suite that fails by chance teaches people to run it again.
 settings.register_profile("repeatable", derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
@@ -48,3 +48,11 @@ def clean_master(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def clean(clean_master: Path, tmp_path: Path) -> Toy:
     return copy_toy(clean_master, tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def expected(toy_master: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Refs and files of a workspace made on a tidy machine."""
+    toy = copy_toy(toy_master, tmp_path_factory.mktemp("tidy") / "toy")
+    toy.apply()
+    return outcome(toy)

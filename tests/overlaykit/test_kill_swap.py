@@ -35,12 +35,11 @@ def undisturbed(big: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return state(toy)
 
 
-SLOW = pytest.mark.slow
-SEEN = ["old.py gone", "many/0100.py"]
+ALSO_SEEN = ("many/0000.py", "many/0400.py", "late", "index.lock")
 
 
 @pytest.mark.parametrize(
-    "seen", SEEN + [pytest.param(seen, marks=SLOW) for seen in ("many/0000.py", "many/0400.py", "late", "index.lock")]
+    "seen", ["old.py gone", "many/0100.py", *(pytest.param(seen, marks=pytest.mark.slow) for seen in ALSO_SEEN)]
 )
 def test_killed_inside_the_swap(big: Path, undisturbed: dict[str, object], tmp_path: Path, seen: str) -> None:
     """apply.py and git die together once the checkout has come as far as `seen`."""

@@ -5,123 +5,22 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toys import Toy, git, snapshot
-
-Prepare = Callable[[Toy], None]
-
-
-def edit(toy: Toy) -> None:
-    toy.write("demo.py", b"mine\n")
-
-
-def edit_assumed_unchanged(toy: Toy) -> None:
-    toy.git("update-index", "--assume-unchanged", "demo.py")
-    toy.write("demo.py", b"mine\n")
-
-
-def make_executable(toy: Toy) -> None:
-    (toy.workspace / "demo.py").chmod(0o755)
-
-
-def stage(toy: Toy) -> None:
-    toy.write("demo.py", b"mine\n")
-    toy.git("add", "demo.py")
-
-
-def stage_then_put_back(toy: Toy) -> None:
-    old = toy.read("demo.py")
-    stage(toy)
-    toy.write("demo.py", old)
-
-
-def stage_then_delete(toy: Toy) -> None:
-    stage(toy)
-    (toy.workspace / "demo.py").unlink()
-
-
-def delete(toy: Toy) -> None:
-    (toy.workspace / "demo.py").unlink()
-
-
-def edit_what_a_patch_deletes(toy: Toy) -> None:
-    toy.write("old.py", b"x = 2\n")
-
-
-def untracked(toy: Toy) -> None:
-    toy.write("run_predict.py", b"mine\n")
-
-
-def untracked_where_a_patch_adds(toy: Toy) -> None:
-    toy.write("minigpt4/hook.py", b"mine\n")
-
-
-def ignored(toy: Toy) -> None:
-    toy.write(".git/info/exclude", b"run_predict.py\n")
-    toy.write("run_predict.py", b"mine\n")
-
-
-def untracked_folder(toy: Toy) -> None:
-    toy.write("run_predict.py/notes.txt", b"mine\n")
-    toy.write("run_predict.py/deep/more.bin", bytes(range(256)))
-
-
-def ignored_folder(toy: Toy) -> None:
-    toy.write(".git/info/exclude", b"run_predict.py\n")
-    toy.write("run_predict.py/model.pth", b"mine\n")
-
-
-def empty_folder(toy: Toy) -> None:
-    (toy.workspace / "run_predict.py").mkdir()
-
-
-def file_where_a_folder_must_be(toy: Toy) -> None:
-    toy.write("minigpt4/models", b"mine\n")
-
-
-def link_where_a_folder_must_be(toy: Toy) -> None:
-    toy.write("elsewhere/port.py", b"mine\n")
-    (toy.workspace / "minigpt4" / "models").symlink_to("../elsewhere")
-
-
-def link_in_place_of_a_file(toy: Toy) -> None:
-    toy.write("elsewhere.py", b"mine\n")
-    (toy.workspace / "demo.py").unlink()
-    (toy.workspace / "demo.py").symlink_to("elsewhere.py")
-
-
-def dangling_link(toy: Toy) -> None:
-    (toy.workspace / "run_predict.py").symlink_to("nowhere")
-
-
-def yaml_edited_on_the_line_of_a_patch(toy: Toy) -> None:
-    toy.write("eval_configs/eval.yaml", toy.read("eval_configs/eval.yaml").replace(b"the architecture", b"mine"))
-
-
-ALL = [
-    edit,
-    edit_assumed_unchanged,
-    make_executable,
-    stage,
-    stage_then_put_back,
-    stage_then_delete,
+from kinds_of_work import (
+    ALL,
+    Prepare,
     delete,
     edit_what_a_patch_deletes,
-    untracked,
-    untracked_where_a_patch_adds,
-    ignored,
-    untracked_folder,
-    ignored_folder,
     empty_folder,
-    file_where_a_folder_must_be,
-    link_where_a_folder_must_be,
-    link_in_place_of_a_file,
-    dangling_link,
-    yaml_edited_on_the_line_of_a_patch,
-]
+    stage,
+    stage_then_delete,
+    stage_then_put_back,
+    untracked,
+    untracked_folder,
+)
+from toys import Toy, git, snapshot
 
 
 @pytest.fixture(params=[pytest.param("full", marks=pytest.mark.slow), "sparse"])
@@ -238,68 +137,6 @@ def test_a_repository_in_the_way_is_never_removed(plain: Toy) -> None:
     done = plain.run("--force")
     assert (done.code, "repository of its own" in done.err) == (3, True)
     assert snapshot(plain.workspace / "run_predict.py") == before
-
-
-def test_own_commits_on_the_overlay_branch_are_kept(applied: Toy) -> None:
-    applied.write("mine.py", b"mine\n")
-    applied.git("add", "mine.py")
-    applied.git("-c", "user.name=U", "-c", "user.email=u@localhost", "commit", "-qm", "Mine")
-    mine = applied.git("rev-parse", "HEAD")
-    assert "Nothing to do" in applied.apply().out
-    assert applied.run("check", "--set", "model_path=/other").code == 3
-    assert applied.run("--set", "model_path=/other").code == 3
-    assert applied.git("rev-parse", "HEAD") == mine
-    (command,) = applied.apply("--set", "model_path=/other", "--force", "--json").json["restore"]
-    subprocess.run(shlex.split(command), check=True)
-    assert applied.git("rev-parse", "my-work") == mine
-    assert applied.git("merge-base", "--is-ancestor", mine, "my-work") == ""
-    saved = applied.git("for-each-ref", "--format=%(refname)", "refs/overlay/backup/")
-    assert mine in applied.git("rev-list", saved).split("\n"), "the backup alone must keep the commits alive"
-    applied.git("fsck", "--no-dangling")
-
-
-def commit_mine(toy: Toy, path: str) -> str:
-    toy.write(path, b"mine\n")
-    toy.git("add", path)
-    toy.git("-c", "user.name=U", "-c", "user.email=u@localhost", "commit", "-qm", "Mine")
-    return toy.git("rev-parse", "HEAD")
-
-
-def update_the_tool(toy: Toy) -> None:
-    """What is built stays the same, but nothing tells so before it is built."""
-    fingerprint = toy.workspace / ".git" / "overlay" / "fingerprint"
-    fingerprint.write_text("0" * 64 + " " + fingerprint.read_text().split()[1] + "\n")
-
-
-@pytest.mark.parametrize("reverted", [False, True])
-def test_own_commits_outlive_an_update_of_the_tool(applied: Toy, reverted: bool) -> None:
-    mine = commit_mine(applied, "mine.py")
-    update_the_tool(applied)
-    if reverted:
-        applied.apply("revert")
-    done = applied.apply("--json").json
-    assert done["outcome"] == ("applied" if reverted else "nothing_to_do")
-    assert applied.git("rev-parse", "HEAD", "overlay").split() == [mine, mine]
-    assert applied.apply("status", "--json").json["outcome"] == "current"
-    assert applied.dirty() == []
-
-
-def test_commits_that_the_user_took_back_are_no_work_of_theirs(applied: Toy) -> None:
-    applied.git("reset", "-q", "--hard", "HEAD~1")
-    applied.apply()
-    assert applied.apply("status", "--json").json["outcome"] == "current"
-    assert applied.dirty() == []
-
-
-def test_the_command_that_keeps_commits_works_twice_and_with_spaces(applied: Toy) -> None:
-    applied.workspace = applied.workspace.rename(applied.folder / "my clone")
-    for number, name in ((1, "my-work"), (2, "my-work-2")):
-        mine = commit_mine(applied, f"mine-{number}.py")
-        refused = applied.run("--set", f"model_path=/{number}")
-        command = refused.err.split("Keep them: ")[1].split("\n")[0]
-        subprocess.run(shlex.split(command), check=True)
-        assert applied.git("rev-parse", name) == mine
-        applied.apply("--set", f"model_path=/{number}", "--force")
 
 
 def test_a_branch_named_overlay_that_is_not_ours(plain: Toy) -> None:

@@ -232,3 +232,10 @@ def copy_toy(master: Path, folder: Path) -> Toy:
     (toy.project / "configs" / "upstream.yaml").write_text(pin.replace(str(master), str(folder)))
     toy.pin = next(line.split()[1] for line in pin.split("\n") if line.startswith("commit:"))
     return toy
+
+
+def outcome(toy: Toy, **env: str) -> dict[str, str]:
+    listing = ["for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/overlay"]
+    refs = git(toy.workspace, *listing, **env)
+    files = {name: str((seen[0], seen[2])) for name, seen in snapshot(toy.workspace, inside_git=False).items()}
+    return {"refs": refs.decode(), **files}
