@@ -16,6 +16,7 @@ from ..configs import Rules
 from ..errors import OverlayError
 from ..gitrepo import AUTHOR, WHO, GitFailed, Repo, decode
 from ..gitrun import git_version
+from ..journal import refuse_locks
 from ..patchfile import Patch
 
 NOBODY = {**WHO, "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true"}  # nothing is asked
@@ -165,6 +166,9 @@ class Replay:
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         done = self.repo.status_of(*options, "rebase", *args, env=NOBODY)
         if done.status and not self.unmerged:
+            # A git that was killed while it deleted a ref leaves this lock in the user's own repository.
+            common = Path(self.repo.line("rev-parse", "--path-format=absolute", "--git-common-dir"))
+            refuse_locks([common / "packed-refs.lock"])
             raise GitFailed(f"git rebase failed in {self.repo.worktree}", done.error.strip())
 
 
